@@ -1,0 +1,145 @@
+"""A conversion from end to end: prepare (read headers, decide, plan), then write, check and name the file."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from bq.convert.checkpoint import Checkpoint, open_checkpoint
+from bq.convert.config import ModelConfig, read_config
+from bq.convert.identity import Identity, folder_roles, identify
+from bq.convert.metadata import add_metadata
+from bq.convert.mixture import Mixture, find_mixture
+from bq.convert.norm_head import BAICHUAN_1_VOCAB, NormHead, decide_norm_head
+from bq.convert.output_file import check_output, writing
+from bq.convert.plan import Plan, make_plan
+from bq.convert.read_back import ReadBack, read_back
+from bq.convert.vocabulary import Vocabulary, read_vocabulary
+from bq.convert.write import Progress, write_tensors
+from bq.runtime.errors import BqError
+from bq.runtime.language import say
+
+DEMO_NAME = "bq-demo"
+DEMO_SOURCE = "demo"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """All that is known before the first weight is read."""
+
+    checkpoint: Checkpoint
+    config: ModelConfig
+    vocabulary: Vocabulary
+    norm_head: NormHead
+    generation: int
+    identity: Identity
+    mixture: Mixture
+    plan: Plan
+
+    @property
+    def file_name(self) -> str:
+        """The default name of the output."""
+        return f"{self.identity.name}-{self.mixture.name}.gguf"
+
+    @property
+    def size_bytes(self) -> int:
+        """Roughly the size of the output: the data section exactly, and what the vocabulary and directory take."""
+        pieces = sum(len(piece.encode()) + 8 + 4 + 4 for piece in self.vocabulary.pieces)
+        return self.plan.data_bytes + pieces + 128 * len(self.plan.tensors) + 8192
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a conversion made: `seconds` for the weights, then for the check."""
+
+    path: Path
+    size_bytes: int
+    write_seconds: float
+    check_seconds: float
+    checked: ReadBack
+
+
+def find_source(text: str) -> tuple[Path, str | None]:
+    """The folder that the user means, and a name for it if it is the bundled checkpoint."""
+    path = Path(text).expanduser()
+    if text == DEMO_SOURCE and not path.exists():
+        return demo_checkpoint(), DEMO_NAME
+    if path.is_file():
+        path = path.parent
+    return path, DEMO_NAME if path.resolve() == demo_checkpoint() else None
+
+
+def demo_checkpoint() -> Path:
+    """The folder of the bundled checkpoint."""
+    return Path(__file__).resolve().parent.parent / "demo" / "checkpoint"
+
+
+def prepare(source: Path, mixture: str, variant: str | None = None, name: str | None = None) -> Conversion:
+    """Read and decide everything. Raises BqError for whatever cannot be converted."""
+    chosen = find_mixture(mixture)
+    checkpoint = open_checkpoint(source)
+    config = read_config(checkpoint)
+    vocabulary = read_vocabulary(source, config.vocab, folder_roles(source))
+    plain = make_plan(checkpoint, config, chosen, fold_norm_head=False)
+    norm_head = decide_norm_head(checkpoint, config, vocabulary, plain.tensors[0].source)
+    generation = _generation(config, vocabulary, norm_head)
+    identity = identify(checkpoint, config, generation, variant, name)
+    plan = make_plan(checkpoint, config, chosen, norm_head.fold)
+    return Conversion(checkpoint, config, vocabulary, norm_head, generation, identity, chosen, plan)
+
+
+def _generation(config: ModelConfig, vocabulary: Vocabulary, norm_head: NormHead) -> int:
+    if norm_head.fold:
+        return 2
+    return vocabulary.role_generation() or (1 if config.vocab == BAICHUAN_1_VOCAB or vocabulary.add_dummy_prefix else 2)
+
+
+def convert(
+    conversion: Conversion, out: Path, threads: int, force: bool = False, report: Callable[[Progress], None] = lambda _: None
+) -> Converted:  # fmt: skip
+    """Write, check and name the file. On any failure nothing is left and what existed stays.
+
+    Raises BqError, among others for a full disk; KeyboardInterrupt passes through after the clean-up.
+    """
+    check_output(out, force, conversion.size_bytes)
+    begun = time.perf_counter()
+    try:
+        with writing(out) as part:
+            _write(conversion, part, threads, report)
+            written = time.perf_counter()
+            checked = read_back(part, conversion.plan, conversion.vocabulary, conversion.identity.roles, threads)
+            size = part.stat().st_size
+    except OSError as error:
+        raise BqError(
+            say(f"Writing {out.name} failed: {error.strerror or error}.", f"写入 {out.name} 失败：{error.strerror or error}。"),
+            say("Nothing was left behind. Free some space, or give another -o.", "没有留下任何文件。请腾出空间，或用 -o 指定其他位置。"),
+        ) from None
+    return Converted(out, size, written - begun, time.perf_counter() - written, checked)
+
+
+def _write(conversion: Conversion, part: Path, threads: int, report: Callable[[Progress], None]) -> None:
+    from gguf import GGMLQuantizationType, GGUFWriter
+
+    writer = GGUFWriter(None, "baichuan")
+    add_metadata(
+        writer, conversion.config, conversion.vocabulary, conversion.identity, conversion.norm_head,
+        conversion.generation, conversion.mixture, conversion.plan.weights,
+    )  # fmt: skip
+    for tensor in conversion.plan.tensors:
+        kind = GGMLQuantizationType(tensor.kind)
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.size_bytes, raw_dtype=kind)
+    writer.write_header_to_file(part)
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    out: BinaryIO = writer.fout[0]
+    try:
+        writer.write_padding(out, out.tell())
+        write_tensors(conversion.plan, out, threads, report)
+        out.flush()
+        os.fsync(out.fileno())
+    finally:
+        out.close()

@@ -1,0 +1,108 @@
+"""Who a checkpoint is: name, release, variant, sampling defaults, as far as its own files and models.toml tell."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bq.convert.checkpoint import Checkpoint, read_json
+from bq.convert.config import ModelConfig
+from bq.convert.vocabulary import ASSISTANT_ROLE, USER_ROLE
+from bq.runtime.errors import BqError
+from bq.runtime.language import say
+from bq.runtime.releases import Release, find_release, releases
+from bq.runtime.sampling import Sampling
+
+VARIANTS = ("base", "chat", "instruct")
+DEFAULT_MAX_NEW_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Identity:
+    """`release` is the entry of models.toml, or the one a fine-tune names as its origin if `is_fine_tune`."""
+
+    name: str
+    release: Release | None
+    is_fine_tune: bool
+    variant: str
+    variant_reason: str
+    roles: tuple[int, int]
+    sampling: Sampling
+    max_new_tokens: int
+
+
+def identify(checkpoint: Checkpoint, config: ModelConfig, generation: int, variant: str | None, name: str | None) -> Identity:
+    """Read generation_config.json and match the folder's name. Raises BqError for values that make no sense."""
+    path = checkpoint.folder / "generation_config.json"
+    settings = read_json(path) if path.is_file() else {}
+    folder = name or checkpoint.folder.resolve().name
+    own = _fitting(find_release(folder), config)
+    origin = own or _fitting(find_release(str(checkpoint.config.get("_name_or_path", ""))), config)
+    chosen, reason = _variant(variant, own, settings, folder)
+    defaults = next(one for one in releases() if one.generation == ("baichuan2" if generation == 2 else "baichuan"))
+    return Identity(
+        name=own.repository.split("/")[1] if own else folder,
+        release=origin,
+        is_fine_tune=own is None,
+        variant=chosen,
+        variant_reason=reason,
+        roles=read_roles(settings),
+        sampling=_sampling(settings, defaults.sampling or Sampling()),
+        max_new_tokens=int(_setting(settings, "max_new_tokens", defaults.max_new_tokens or DEFAULT_MAX_NEW_TOKENS, 1)),
+    )
+
+
+def read_roles(settings: Mapping[str, Any]) -> tuple[int, int]:
+    """The ids that begin a user's and an assistant's message, those of every release where none are given."""
+    return (
+        int(_setting(settings, "user_token_id", USER_ROLE, 0)),
+        int(_setting(settings, "assistant_token_id", ASSISTANT_ROLE, 0)),
+    )
+
+
+def folder_roles(folder: Path) -> tuple[int, int]:
+    """`read_roles` of a checkpoint's folder."""
+    path = folder / "generation_config.json"
+    return read_roles(read_json(path) if path.is_file() else {})
+
+
+def _fitting(release: Release | None, config: ModelConfig) -> Release | None:
+    """The release, if the checkpoint has its shape."""
+    layout = release.layout if release else None
+    if layout is None or (layout.hidden, layout.blocks, layout.ffn) != (config.hidden, config.blocks, config.ffn):
+        return None
+    return release
+
+
+def _variant(asked: str | None, own: Release | None, settings: Mapping[str, Any], folder: str) -> tuple[str, str]:
+    if asked is not None:
+        return asked, "--variant"
+    if own is not None:
+        return own.variant, f"release {own.name}"
+    for variant in VARIANTS:
+        if variant in folder.lower():
+            return variant, "folder name"
+    if "user_token_id" in settings:
+        return "chat", "generation_config.json has user_token_id"
+    return "base", "nothing names it Chat or Instruct"
+
+
+def _sampling(settings: Mapping[str, Any], default: Sampling) -> Sampling:
+    return Sampling(
+        temperature=_setting(settings, "temperature", default.temperature, 0),
+        top_k=int(_setting(settings, "top_k", default.top_k, 0)),
+        top_p=_setting(settings, "top_p", default.top_p, 0),
+        repeat_penalty=_setting(settings, "repetition_penalty", default.repeat_penalty, 0.01),
+    )
+
+
+def _setting(settings: Mapping[str, Any], key: str, default: float, least: float) -> float:
+    value = settings.get(key)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < 1e6:
+        raise BqError(
+            say(f"generation_config.json: {key} is {value!r}.", f"generation_config.json：{key} 为 {value!r}。"),
+            say("Download generation_config.json again.", "请重新下载 generation_config.json。"),
+        )
+    return float(value)

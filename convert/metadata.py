@@ -1,0 +1,161 @@
+"""The metadata of the file: all that running the model needs, under GGUF's standard keys where there are some, else `bq.`.
+
+Order matters: llama.cpp's quantizer moves its two keys to the end, so they stand there from the start and whole files can
+be compared.
+"""
+
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from bq.convert.config import ModelConfig
+from bq.convert.identity import Identity
+from bq.convert.mixture import Mixture
+from bq.convert.norm_head import NormHead
+from bq.convert.vocabulary import Vocabulary
+from bq.runtime.releases import releases
+from bq.runtime.tokenizer import DUMMY_PREFIX_KEY, EXTRA_WHITESPACE_KEY
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+ARCHITECTURE = "baichuan"
+_HUB = "https://huggingface.co/"
+_QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
+_WHOLE_CONTEXT = -1  # general.sampling.penalty_last_n: the penalty covers the whole sequence, as in the reference
+_TEMPLATE = (
+    "{{%- for message in messages -%}}"
+    "{{%- if message['role'] == 'system' -%}}"
+    "{{%- if not loop.first -%}}{{{{ raise_exception('A system message stands only at the beginning') }}}}{{%- endif -%}}"
+    "{{{{ {text} }}}}"
+    "{{%- elif message['role'] == 'user' -%}}{{{{ '{user}' + {text} }}}}"
+    "{{%- elif message['role'] == 'assistant' -%}}{{{{ '{assistant}' + {text} }}}}"
+    "{{%- endif -%}}{{%- endfor -%}}"
+    "{{%- if add_generation_prompt and (not messages or messages[-1]['role'] != 'assistant') -%}}{{{{ '{assistant}' }}}}{{%- endif -%}}"
+)
+
+
+def chat_template(vocabulary: Vocabulary, roles: tuple[int, int]) -> str:
+    """The official prompt as Jinja, for programs that render it and then look for control pieces in the text.
+
+    Contents follow their role piece without a separator. Where the reference encodes each text with a space in front
+    (Baichuan 1), the template writes it, for the file's own flag must stay false.
+    """
+    content = "message['content']"
+    if vocabulary.add_dummy_prefix:
+        content = f"(' ' + {content} if {content} else '')"
+    return _TEMPLATE.format(text=content, user=vocabulary.pieces[roles[0]], assistant=vocabulary.pieces[roles[1]])
+
+
+def add_metadata(
+    writer: "GGUFWriter", config: ModelConfig, vocabulary: Vocabulary, identity: Identity, norm_head: NormHead,
+    generation: int, mixture: Mixture, weights: int,
+) -> None:  # fmt: skip
+    """Add every key to a GGUFWriter of the architecture `baichuan`."""
+    writer.add_type("model")
+    _add_identity(writer, identity, weights)
+    _add_sampling(writer, identity)
+    _add_shape(writer, config)
+    _add_vocabulary(writer, vocabulary, identity)
+    for key, value in _own_keys(vocabulary, identity, norm_head, generation):
+        add = {bool: writer.add_bool, int: writer.add_uint32, str: writer.add_string}[type(value)]
+        add(key, value)
+    writer.add_quantization_version(_QUANTIZATION_VERSION)
+    writer.add_file_type(mixture.file_type)
+
+
+def _add_identity(writer: "GGUFWriter", identity: Identity, weights: int) -> None:
+    release = identity.release
+    writer.add_name(identity.name)
+    if release is not None and not identity.is_fine_tune:
+        writer.add_organization("baichuan-inc")
+        writer.add_basename(release.repository.split("/")[1].split("-")[0])
+        writer.add_license(release.licence_id)
+        writer.add_license_name(release.licence)
+        writer.add_license_link(f"{_HUB}{release.repository}")
+        writer.add_source_repo_url(f"{_HUB}{release.repository}")
+    else:
+        writer.add_basename(identity.name)
+    writer.add_finetune(identity.variant)
+    writer.add_size_label(size_label(weights))
+    base = _base_model(identity)
+    if base is not None:
+        writer.add_base_model_count(1)
+        writer.add_base_model_name(0, base.split("/")[1])
+        writer.add_base_model_organization(0, "baichuan-inc")
+        writer.add_base_model_repo_url(0, f"{_HUB}{base}")
+    writer.add_languages(list(release.languages) if release else ["zh", "en"])
+
+
+def size_label(weights: int) -> str:
+    """The size as model names give it, rounded down: 7B for 7.5 billion weights."""
+    return f"{weights // 10**9}B" if weights >= 10**9 else f"{max(1, round(weights / 10**6))}M"
+
+
+def _base_model(identity: Identity) -> str | None:
+    """The repository of the model this one was tuned from."""
+    release = identity.release
+    if release is None:
+        return None
+    if identity.is_fine_tune:
+        return release.repository
+    if release.variant == "base":
+        return None
+    bases = (one for one in releases() if one.layout_name == release.layout_name and one.variant == "base")
+    return next((one.repository for one in bases), None)
+
+
+def _add_sampling(writer: "GGUFWriter", identity: Identity) -> None:
+    sampling = identity.sampling
+    writer.add_sampling_temp(sampling.temperature)
+    writer.add_sampling_top_k(sampling.top_k)
+    writer.add_sampling_top_p(sampling.top_p)
+    writer.add_sampling_penalty_repeat(sampling.repeat_penalty)
+    writer.add_sampling_penalty_last_n(_WHOLE_CONTEXT)
+
+
+def _add_shape(writer: "GGUFWriter", config: ModelConfig) -> None:
+    writer.add_context_length(config.context)
+    writer.add_embedding_length(config.hidden)
+    writer.add_block_count(config.blocks)
+    writer.add_feed_forward_length(config.ffn)
+    writer.add_head_count(config.heads)
+    writer.add_head_count_kv(config.heads)
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+    writer.add_rope_dimension_count(config.head_width)
+    if config.position == "rope":
+        writer.add_rope_freq_base(config.rope_base)
+
+
+def _add_vocabulary(writer: "GGUFWriter", vocabulary: Vocabulary, identity: Identity) -> None:
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(list(vocabulary.pieces))
+    writer.add_token_scores(list(vocabulary.scores))
+    writer.add_token_types(list(vocabulary.types))
+    writer.add_bos_token_id(vocabulary.bos)
+    writer.add_eos_token_id(vocabulary.eos)
+    writer.add_unk_token_id(vocabulary.unk)
+    writer.add_pad_token_id(vocabulary.pad)
+    writer.add_add_bos_token(False)
+    writer.add_add_eos_token(False)
+    writer.add_add_space_prefix(False)
+    if identity.variant != "base":
+        writer.add_eot_token_id(identity.roles[0])  # a model that begins the user's turn has ended its own
+        writer.add_chat_template(chat_template(vocabulary, identity.roles))
+
+
+def _own_keys(
+    vocabulary: Vocabulary, identity: Identity, norm_head: NormHead, generation: int
+) -> Iterator[tuple[str, Any]]:
+    yield "bq.version", version("baichuan-bq")
+    yield "bq.generation", generation
+    yield "bq.variant", identity.variant
+    yield "bq.variant.reason", identity.variant_reason
+    yield "bq.norm_head", "folded" if norm_head.fold else "none"
+    yield "bq.norm_head.reason", "; ".join(norm_head.reasons)
+    yield "bq.role.user_id", identity.roles[0]
+    yield "bq.role.assistant_id", identity.roles[1]
+    yield "bq.max_new_tokens", identity.max_new_tokens
+    yield DUMMY_PREFIX_KEY, vocabulary.add_dummy_prefix
+    yield EXTRA_WHITESPACE_KEY, vocabulary.remove_extra_whitespaces

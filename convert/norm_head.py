@@ -1,0 +1,86 @@
+"""Decides whether a checkpoint has NormHead, from all that speaks for it, and keeps the reasons.
+
+Baichuan 2 multiplies by `lm_head` with each row divided by its L2 norm (modeling_baichuan.py, class NormHead); llama.cpp
+does not, so the division is folded into `output.weight`. Folding twice changes nothing; leaving it out, or doing it to a
+Baichuan 1, ruins every answer.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bq.convert.checkpoint import Checkpoint
+from bq.convert.config import ModelConfig
+from bq.convert.source import SourceTensor
+from bq.convert.vocabulary import Vocabulary
+from bq.runtime import ggml
+from bq.runtime.errors import BqError
+from bq.runtime.language import say
+
+BAICHUAN_1_VOCAB, BAICHUAN_2_VOCAB = 64000, 125696
+_SAMPLE_ROWS = 512
+_NORMALISED = 0.02  # bf16 keeps 8 bits: the norm of a normalised row is within about 1 % of 1
+
+
+@dataclass(frozen=True)
+class NormHead:
+    """Whether `output.weight` gets its rows normalised, and every reason, the deciding one first."""
+
+    fold: bool
+    reasons: tuple[str, ...]
+
+    def describe(self) -> str:
+        """One line for the screen and for the file's metadata."""
+        head = (say("NormHead: folded into output.weight", "NormHead：已折入 output.weight") if self.fold
+                else say("NormHead: none", "NormHead：无"))  # fmt: skip
+        return f"{head} ({'; '.join(self.reasons)})"
+
+
+def decide_norm_head(checkpoint: Checkpoint, config: ModelConfig, vocabulary: Vocabulary, head: SourceTensor) -> NormHead:
+    """Weigh the evidence: the modeling code, config, vocabulary and tokenizer. Raises BqError if nothing speaks."""
+    spread = _row_norms(head)
+    if config.is_llama_layout:
+        return NormHead(False, ("Llama layout: already folded by the program that wrote it", spread))
+    votes = [vote for vote in (
+        _modeling_code(checkpoint), _z_loss(checkpoint), _vocab_size(config), _role_pieces(vocabulary),
+    ) if vote]  # fmt: skip
+    if not votes:
+        raise BqError(
+            say(f"It cannot be told whether this is a Baichuan 1 or 2: a vocabulary of {config.vocab:,} and no modeling_baichuan.py.",
+                f"无法判断这是 Baichuan 1 还是 2：词表为 {config.vocab:,}，且没有 modeling_baichuan.py。"),
+            say("Put the release's modeling_baichuan.py into the folder.", "请把原发布的 modeling_baichuan.py 放入该文件夹。"),
+        )  # fmt: skip
+    fold = votes[0][0]
+    return NormHead(fold, (*(reason for _, reason in votes), spread))
+
+
+def _modeling_code(checkpoint: Checkpoint) -> tuple[bool, str] | None:
+    path = checkpoint.folder / "modeling_baichuan.py"
+    if not path.is_file() or path.stat().st_size > 1 << 20:
+        return None
+    has = b"NormHead" in path.read_bytes()
+    return has, f"modeling_baichuan.py has {'' if has else 'no '}NormHead"
+
+
+def _z_loss(checkpoint: Checkpoint) -> tuple[bool, str] | None:
+    return (True, "config has z_loss_weight") if "z_loss_weight" in checkpoint.config else None
+
+
+def _vocab_size(config: ModelConfig) -> tuple[bool, str] | None:
+    known = {BAICHUAN_1_VOCAB: False, BAICHUAN_2_VOCAB: True}
+    return (known[config.vocab], f"vocabulary of {config.vocab}") if config.vocab in known else None
+
+
+def _role_pieces(vocabulary: Vocabulary) -> tuple[bool, str] | None:
+    generation = vocabulary.role_generation()
+    return (generation == 2, f"role pieces of generation {generation}") if generation else None
+
+
+def _row_norms(head: SourceTensor) -> str:
+    rows = head.view()[:: max(1, head.shape[0] // _SAMPLE_ROWS)]
+    wide = np.empty(rows.shape, np.float32)
+    ggml.widen(np.ascontiguousarray(rows), wide)
+    norms = np.sqrt(np.square(wide, dtype=np.float64).sum(axis=1))
+    low, middle, high = np.quantile(norms, (0, 0.5, 1))
+    same = " (already normalised)" if max(abs(low - 1), abs(high - 1)) < _NORMALISED else ""
+    return f"row norms of lm_head {low:.3f} to {high:.3f}, median {middle:.3f}{same}"

@@ -1,0 +1,80 @@
+"""A tensor where it lies: a dtype, a shape and strides over the bytes of a file that is mapped, never read whole."""
+
+import mmap
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bq.runtime.errors import BqError
+from bq.runtime.language import say
+
+Array = npt.NDArray[Any]
+
+# numpy has no bfloat16: its bits are carried as uint16 and widened by ggml.
+CARRIERS: dict[str, type[np.generic]] = {"bf16": np.uint16, "f16": np.float16, "f32": np.float32}
+# Widths in bytes of every element type a checkpoint may name, so that a wrong one can be reported by name.
+ITEM_SIZES = {"bf16": 2, "f16": 2, "f32": 4, "f64": 8, "i64": 8, "i32": 4, "i16": 2, "i8": 1, "u8": 1, "bool": 1}
+
+
+@dataclass(frozen=True)
+class MappedFile:
+    """A file mapped read-only into memory; its pages are the system's cache, not this program's memory."""
+
+    path: Path
+
+    @cached_property
+    def bytes(self) -> npt.NDArray[np.uint8]:
+        """The whole file as uint8. Raises BqError if it cannot be mapped."""
+        try:
+            with self.path.open("rb") as file:
+                return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        except (OSError, ValueError) as error:
+            raise BqError(
+                say(f"{self.path} cannot be read: {error}.", f"无法读取 {self.path}：{error}。"),
+                say("Check the file, or download it again.", "请检查该文件，或重新下载。"),
+            ) from None
+
+
+@dataclass(frozen=True)
+class SourceTensor:
+    """One tensor of a checkpoint.
+
+    `shape` and `strides` are in elements, `start` is the byte in the file where element (0, 0, …) lies; the reader
+    that made it has checked that every element lies inside the tensor's own storage.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    start: int
+    file: MappedFile = field(repr=False)
+
+    @property
+    def is_float(self) -> bool:
+        return self.dtype in CARRIERS
+
+    def view(self) -> Array:
+        """The tensor as a strided view of the file, in its carrier dtype (see CARRIERS)."""
+        carrier = np.dtype(CARRIERS[self.dtype])
+        span = 1 + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
+        raw = self.file.bytes[self.start : self.start + span * carrier.itemsize]
+        if self.start % carrier.itemsize:  # a file may lay a tensor at an odd byte; C code expects it aligned
+            raw = raw.copy()
+        flat = raw.view(carrier)
+        steps = tuple(step * carrier.itemsize for step in self.strides)
+        return np.lib.stride_tricks.as_strided(flat, self.shape, steps, writeable=False)
+
+
+def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Row-major strides of a shape, in elements."""
+    strides = []
+    step = 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= n
+    return tuple(reversed(strides))

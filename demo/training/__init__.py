@@ -1,0 +1,1 @@
+"""How the demo checkpoint is trained. Needs torch; nothing that is installed imports this."""

@@ -1,0 +1,45 @@
+"""How many threads to use: physical cores, within what this process and its container may use."""
+
+import os
+from pathlib import Path
+
+
+def default_threads() -> int:
+    """Physical cores that this process may run on, at least one. Hyper-threads and waiting threads slow llama.cpp down."""
+    return max(1, min(_physical_cores(), usable_cores()))
+
+
+def usable_cores() -> int:
+    """Logical cores that this process may run on: its affinity, capped by the container's CPU quota (cgroup v2)."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_quota(Path("/sys/fs/cgroup/cpu.max"))
+    return max(1, min(affinity, quota) if quota else affinity)
+
+
+def _cgroup_quota(path: Path) -> int | None:
+    try:
+        quota, period = path.read_text().split()
+        return max(1, int(quota) // int(period)) if quota != "max" else None
+    except (OSError, ValueError):
+        return None
+
+
+def _physical_cores() -> int:
+    siblings = {
+        path.read_text() for path in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/thread_siblings_list")
+    }
+    return len(siblings) or _performance_cores() or os.cpu_count() or 1
+
+
+def _performance_cores() -> int | None:
+    """Apple silicon's performance cores; its efficiency cores would hold the others up."""
+    import subprocess
+    import sys
+
+    if sys.platform != "darwin":
+        return None
+    try:
+        out = subprocess.run(["/usr/sbin/sysctl", "-n", "hw.perflevel0.physicalcpu"], capture_output=True, text=True, check=True)
+        return int(out.stdout)
+    except (OSError, ValueError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,33 @@
+"""The one family of errors: what is wrong and where, and what to do about it, each in a line.
+
+`bq` prints `str(error)` and exits with `exit_code`; anything that is not a BqError is a defect of bq.
+"""
+
+
+class BqError(Exception):
+    """A failure that the user can understand and mend.
+
+    `cause` says what is wrong and where (file, tensor, found, expected), `remedy` what to do.
+    """
+
+    exit_code = 1
+
+    def __init__(self, cause: str, remedy: str | None = None) -> None:
+        self.cause = " ".join(cause.split())
+        self.remedy = " ".join(remedy.split()) if remedy else None
+        super().__init__(self.cause, self.remedy)
+
+    def __str__(self) -> str:
+        return f"{self.cause} {self.remedy}" if self.remedy else self.cause
+
+
+class UsageError(BqError):
+    """The command was called in a way that cannot work; nothing was tried."""
+
+    exit_code = 2
+
+
+class Cancelled(BqError):
+    """The user stopped the work; what was half done has been cleared away."""
+
+    exit_code = 130

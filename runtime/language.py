@@ -1,0 +1,37 @@
+"""Every text that a person reads, in English and 简体中文, side by side where it is used.
+
+The language is chosen by `--lang`, else `BQ_LANG`, else the locale's environment variables. A pair of texts next to
+each other is easier to keep in step than a catalogue, and there is nothing to load at start-up.
+"""
+
+import os
+
+LANGUAGES = ("en", "zh")
+_LOCALE_VARIABLES = ("BQ_LANG", "LC_ALL", "LC_MESSAGES", "LANG", "LANGUAGE")
+_current: str | None = None
+
+
+def set_language(language: str) -> None:
+    """Use `language` ("en" or "zh") from now on. Raises ValueError for any other."""
+    global _current
+    if language not in LANGUAGES:
+        raise ValueError(f"no such language: {language}")
+    _current = language
+
+
+def get_language() -> str:
+    """The language in use: the one set, else the one of the environment, else English."""
+    return _current or _from_environment()
+
+
+def _from_environment() -> str:
+    for variable in _LOCALE_VARIABLES:
+        value = os.environ.get(variable, "").lower()
+        if value:
+            return "zh" if value.startswith("zh") else "en"
+    return "en"
+
+
+def say(en: str, zh: str) -> str:
+    """The one of two texts that the reader understands."""
+    return zh if get_language() == "zh" else en

@@ -1,0 +1,56 @@
+"""llama.cpp's library, loaded once, silent: what it logs is kept and shown only on demand or when something fails."""
+
+import sys
+from collections import deque
+from functools import cache
+from typing import Any
+
+from bq.runtime.errors import BqError
+from bq.runtime.language import say
+
+_LOG_LINES = 400
+_ERROR_LEVEL = 4  # enum ggml_log_level in ggml.h: debug 1, info 2, warn 3, error 4
+_log: deque[tuple[int, str]] = deque(maxlen=_LOG_LINES)
+_echo = False
+_keep: list[Any] = []  # C holds only a pointer to the callback
+
+
+def echo_log(on: bool) -> None:
+    """Copy llama.cpp's log to stderr from now on (`--debug`)."""
+    global _echo
+    _echo = on
+
+
+def last_errors() -> str:
+    """The last error lines that llama.cpp logged, in one line."""
+    lines = [text.strip() for level, text in _log if level >= _ERROR_LEVEL and text.strip()]
+    return " / ".join(lines[-2:])
+
+
+@cache
+def library() -> Any:
+    """The module of llama.cpp's bindings, its backend started. Raises BqError if it cannot be loaded."""
+    try:
+        from llama_cpp import llama_cpp as bindings
+    except (ImportError, OSError, RuntimeError) as error:
+        raise BqError(
+            say(f"llama.cpp cannot be loaded: {error}.", f"无法加载 llama.cpp：{error}。"),
+            say("Run `make demo`, or install llama-cpp-python again.", "请运行 `make demo`，或重新安装 llama-cpp-python。"),
+        ) from None
+
+    @bindings.llama_log_callback  # type: ignore[untyped-decorator, unused-ignore]
+    def keep_line(level: int, text: bytes, _: object) -> None:
+        line = text.decode("utf-8", "replace")
+        _log.append((level, line))
+        if _echo:
+            sys.stderr.write(line)
+
+    _keep.append(keep_line)
+    bindings.llama_log_set(keep_line, None)
+    bindings.llama_backend_init()
+    return bindings
+
+
+def can_offload() -> bool:
+    """Whether this build of llama.cpp can use a GPU."""
+    return bool(library().llama_supports_gpu_offload())

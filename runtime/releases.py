@@ -1,0 +1,110 @@
+"""models.toml as values: every Baichuan release, what it is, and what its quantizations weigh."""
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from bq.runtime.sampling import Sampling
+
+MODELS_TOML = Path(__file__).resolve().parent.parent / "models.toml"
+KV_BYTES_PER_ELEMENT = 2  # f16
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The shape shared by the releases of one size and generation; `sizes` are bytes by mixture."""
+
+    generation: int
+    hidden: int
+    blocks: int
+    heads: int
+    ffn: int
+    vocab: int
+    position: str
+    norm_head: bool
+    weights: int
+    sizes: Mapping[str, int]
+
+    def kv_bytes(self, tokens: int) -> int:
+        """Bytes of an f16 KV cache: keys and values of every block, no grouped heads."""
+        return 2 * self.blocks * self.hidden * KV_BYTES_PER_ELEMENT * tokens
+
+
+@dataclass(frozen=True)
+class Release:
+    """One release. `layout` is None where bq cannot convert it; `reason` and `remedy` then say why (en, zh)."""
+
+    name: str
+    repository: str
+    revision: str
+    generation: str
+    variant: str
+    size: str
+    layout: Layout | None
+    layout_name: str
+    context: int | None
+    licence: str
+    licence_id: str
+    languages: tuple[str, ...]
+    supported: bool
+    sampling: Sampling | None
+    max_new_tokens: int | None
+    reason: tuple[str, str]
+    remedy: tuple[str, str]
+
+
+@cache
+def releases() -> tuple[Release, ...]:
+    """Every release of models.toml, in its order."""
+    data = _read(MODELS_TOML)
+    layouts = {name: Layout(**values) for name, values in data["layouts"].items()}
+    return tuple(_release(entry, layouts, data) for entry in data["releases"])
+
+
+def find_release(text: str) -> Release | None:
+    """The release that a repository name, folder name or model name means, if it means one."""
+    wanted = _plain(text.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1])
+    by_name = {_plain(one.repository.split("/")[1]): one for one in reversed(releases())}
+    by_name |= {_plain(one.name): one for one in releases()}
+    return by_name.get(wanted)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def _release(entry: Mapping[str, Any], layouts: Mapping[str, Layout], data: Mapping[str, Any]) -> Release:
+    sampling = dict(data["sampling"].get(entry.get("sampling"), {}))
+    max_new_tokens = sampling.pop("max_new_tokens", None)
+    licence = data["licences"][entry["licence"]]
+    return Release(
+        name=entry["name"],
+        repository=entry["repository"],
+        revision=entry["revision"],
+        generation=entry["generation"],
+        variant=entry["variant"],
+        size=entry["size"],
+        layout=layouts.get(entry.get("layout", "")),
+        layout_name=entry.get("layout", ""),
+        context=entry.get("context"),
+        licence=licence["name"],
+        licence_id=licence["spdx"],
+        languages=tuple(entry["languages"]),
+        supported=entry["supported"],
+        sampling=Sampling(**sampling) if sampling else None,
+        max_new_tokens=max_new_tokens,
+        reason=(entry.get("reason", ""), entry.get("reason_zh", "")),
+        remedy=(entry.get("remedy", ""), entry.get("remedy_zh", "")),
+    )

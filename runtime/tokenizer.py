@@ -1,0 +1,85 @@
+"""Text to token ids and back through llama.cpp's vocabulary, prepared as SentencePiece prepares it.
+
+Text is never searched for control pieces (`parse_special` is off): no text can forge a role. A Baichuan 1 encodes each
+text with a space before it; llama.cpp's own flag for that would put one after every user-defined piece too, so the file
+says false and the space is put here.
+"""
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bq.runtime.errors import BqError
+from bq.runtime.gguf_file import GgufFile, read_gguf
+from bq.runtime.language import say
+from bq.runtime.llama import last_errors, library
+
+DUMMY_PREFIX_KEY = "bq.tokenizer.add_dummy_prefix"
+EXTRA_WHITESPACE_KEY = "bq.tokenizer.remove_extra_whitespaces"
+_PIECE_BYTES = 256
+
+
+class Tokenizer:
+    """The vocabulary of a loaded model. `vocab` is llama.cpp's pointer; it lives as long as the model."""
+
+    def __init__(self, vocab: Any, file: GgufFile) -> None:
+        self._vocab = vocab
+        self.add_dummy_prefix = file.flag(DUMMY_PREFIX_KEY, False)
+        self.remove_extra_whitespaces = file.flag(EXTRA_WHITESPACE_KEY, False)
+        self._buffer = ctypes.create_string_buffer(_PIECE_BYTES)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, the same as SentencePiece's `encode`."""
+        data = self.prepare(text).encode("utf-8", "replace")
+        if not data:
+            return []
+        lib = library()
+        ids = (lib.llama_token * (len(data) + 1))()
+        count = lib.llama_tokenize(self._vocab, data, len(data), ids, len(ids), False, False)
+        if count < 0:
+            raise BqError(say(f"A text of {len(data):,} bytes cannot be tokenized.", f"无法对 {len(data):,} 字节的文本分词。"))
+        return ids[:count]
+
+    def prepare(self, text: str) -> str:
+        """What SentencePiece's normalizer does to a text with these flags: fold spaces, put one in front."""
+        if self.remove_extra_whitespaces:
+            text = " ".join(part for part in text.split(" ") if part)
+        return " " + text if text and self.add_dummy_prefix else text
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token, none for a control token. A character may be spread over several tokens."""
+        lib = library()
+        size = lib.llama_token_to_piece(self._vocab, token, self._buffer, len(self._buffer), 0, False)
+        if size < 0:  # a piece longer than the buffer: minus its length
+            self._buffer = ctypes.create_string_buffer(-size)
+            size = lib.llama_token_to_piece(self._vocab, token, self._buffer, len(self._buffer), 0, False)
+        return self._buffer.raw[: max(size, 0)]
+
+    def is_end(self, token: int) -> bool:
+        """Whether generation ends at this token."""
+        return bool(library().llama_vocab_is_eog(self._vocab, token))
+
+    def __len__(self) -> int:
+        return int(library().llama_vocab_n_tokens(self._vocab))
+
+
+@contextmanager
+def load_tokenizer(path: Path) -> Iterator[Tokenizer]:
+    """The tokenizer of a GGUF file alone, without its weights. Raises BqError if llama.cpp does not take it."""
+    file = read_gguf(path)
+    lib = library()
+    params = lib.llama_model_default_params()
+    params.vocab_only = True
+    model = lib.llama_model_load_from_file(str(path).encode(), params)
+    if not model:
+        raise BqError(
+            say(f"llama.cpp does not take the vocabulary of {path.name}: {last_errors()}.",
+                f"llama.cpp 无法读取 {path.name} 的词表：{last_errors()}。"),
+            say("Convert the file again.", "请重新转换该文件。"),
+        )  # fmt: skip
+    try:
+        yield Tokenizer(lib.llama_model_get_vocab(model), file)
+    finally:
+        lib.llama_model_free(model)

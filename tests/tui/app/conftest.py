@@ -1,0 +1,46 @@
+"""The chat app with a fake model, in English, without the clipboard of the machine that runs the tests."""
+
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from bq.runtime import language
+
+from .fake import Fake, LoadOptions
+from .session import Session, make_app
+
+Start = Callable[..., AbstractAsyncContextManager[Session]]
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
+    fake = Fake()
+    module = ModuleType("bq.runtime.model")
+    module.load, module.LoadOptions = fake.load, LoadOptions  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "bq.runtime.model", module)
+    monkeypatch.setattr("bq.tui.app.copy_natively", lambda text: False)
+    monkeypatch.setattr(language, "_current", "en")
+    yield fake
+    fake.release()
+
+
+@pytest.fixture
+def start(fake: Fake) -> Start:
+    """`async with start(mode="instruct") as session`: the app is up and, unless the fake holds it, the model loaded."""
+
+    @asynccontextmanager
+    async def run(size: tuple[int, int] = (90, 30), load: bool = True, **options: Any) -> AsyncIterator[Session]:
+        app = make_app(**options)
+        async with app.run_test(size=size) as pilot:
+            session = Session(app, pilot, fake)
+            await pilot.pause()
+            if load:
+                await session.ready()
+            yield session
+            fake.release()
+
+    return run

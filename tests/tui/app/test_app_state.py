@@ -1,0 +1,211 @@
+"""The chat's state, without an app: what is sent, what is kept, what the status line says."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from bq.runtime import language
+from bq.runtime.errors import BqError
+from bq.runtime.prompt import Message
+from bq.tui import clipboard
+from bq.tui.conversation import Conversation, instruction_text
+from bq.tui.engine import Answering, Engine, Loading
+from bq.tui.harmless import clean
+from bq.tui.keys import texts
+from bq.tui.status import Status, observe, parts, short
+
+from .fake import Fake
+
+
+@pytest.fixture(autouse=True)
+def _english(monkeypatch):
+    monkeypatch.setattr(language, "_current", "en")
+
+
+def answered(conversation, question, answer, stop="end"):
+    conversation.ask(question)
+    conversation.write(answer)
+    return conversation.finish(stop)
+
+
+def test_all_rounds_are_sent_with_the_system_text_first():
+    talk = Conversation("Be brief.")
+    answered(talk, "one", "first")
+    answered(talk, "two", "second", "cancel")
+    talk.ask("three")
+    assert talk.messages() == (
+        Message("system", "Be brief."),
+        Message("user", "one"),
+        Message("assistant", "first"),
+        Message("user", "two"),
+        Message("assistant", "second"),
+        Message("user", "three"),
+    )
+
+
+def test_a_round_without_an_answer_is_kept_and_not_sent():
+    talk = Conversation()
+    answered(talk, "one", "", "error")
+    talk.ask("two")
+    assert talk.messages() == (Message("user", "two"),)
+    assert [r.question for r in talk.rounds] == ["one", "two"]
+
+
+def test_a_single_task_carries_nothing_over():
+    task = Conversation("Be brief.", single=True)
+    answered(task, "one", "first")
+    task.ask("two")
+    assert task.messages() == (Message("system", "Be brief."), Message("user", "two"))
+
+
+def test_answering_again_sends_the_same_question_without_the_old_answer():
+    talk = Conversation()
+    answered(talk, "one", "first")
+    talk.ask_again()
+    assert talk.messages() == (Message("user", "one"),)
+    talk.write("better")
+    assert talk.finish("end").answer == "better"
+
+
+@pytest.mark.parametrize("stop", ["cancel", "error"])
+def test_a_new_attempt_that_brings_nothing_gives_the_old_answer_back(stop):
+    talk = Conversation()
+    answered(talk, "one", "first", "length")
+    talk.ask_again()
+    ended = talk.finish(stop)
+    assert (ended.answer, ended.stop) == ("first", "length")
+
+
+def test_there_is_nothing_to_answer_again_at_the_start():
+    assert Conversation().ask_again() is None
+
+
+def test_the_last_answer_skips_failed_rounds():
+    talk = Conversation()
+    answered(talk, "one", "first")
+    answered(talk, "two", "", "error")
+    assert talk.last_answer == "first"
+
+
+def test_the_input_stands_below_the_instruction():
+    assert instruction_text("Translate", "好") == "Translate\n\n好"
+    assert instruction_text("Translate", " \n") == "Translate"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text"), [(0, "0"), (812, "812"), (999, "999"), (1000, "1.0k"), (1234, "1.2k"), (4096, "4.1k")]
+)
+def test_numbers_of_tokens_are_short(tokens, text):
+    assert short(tokens) == text
+
+
+@pytest.mark.parametrize(("used", "style"), [(0, "$text-success"), (2048, "$text-warning"), (3300, "$text-error")])
+def test_the_context_use_is_coloured_by_its_level(used, style):
+    status = Status(activity="ready", context=4096, context_used=used)
+    assert [s for t, s in parts(status) if t.startswith("ctx ")] == [style]
+
+
+def test_the_status_line_says_it_all():
+    status = Status("Baichuan Q4_K_M", "reading", 40, 12.34, 1229, 4096, 2)
+    assert [text for text, _ in parts(status)] == [
+        "reading the prompt 40%",
+        "12.3 tok/s",
+        "ctx 1.2k / 4.1k (30%)",
+        "2 oldest rounds left out",
+        "Baichuan Q4_K_M",
+    ]
+
+
+def test_the_status_line_speaks_chinese():
+    language.set_language("zh")
+    assert parts(Status(activity="ready", dropped_rounds=1))[1][0] == "已略去最早的 1 轮"
+
+
+def test_every_key_is_described_in_both_languages():
+    english = texts()
+    language.set_language("zh")
+    chinese = texts()
+    assert all(english[key] != chinese[key] for key in english)
+
+
+def test_pasted_text_loses_its_control_characters_only():
+    assert clean("a\x1b[31m\r\nb\rc\td\x9b\u202e\x07好") == "a[31m\nb\nc\td好"
+
+
+def engine_with(fake: Fake, monkeypatch, tmp_path) -> Engine:
+    monkeypatch.setitem(sys.modules, "bq.runtime.model", SimpleNamespace(load=fake.load))
+    return Engine(tmp_path / "m.gguf", None)
+
+
+def test_jobs_tell_their_errors_and_raise_none(monkeypatch, tmp_path):
+    fake = Fake(load_error=MemoryError("no room"))
+    engine = engine_with(fake, monkeypatch, tmp_path)
+    loading = Loading()
+    engine.work(loading)
+    assert loading.done
+    assert "MemoryError: no room" in loading.error.cause
+    answering = Answering([Message("user", "x")])
+    engine.work(answering)
+    assert isinstance(answering.error, BqError)
+
+
+def test_the_engine_frees_its_model_once(monkeypatch, tmp_path):
+    fake = Fake()
+    engine = engine_with(fake, monkeypatch, tmp_path)
+    engine.work(Loading())
+    assert fake.open_models == 1
+    engine.close()
+    engine.close()
+    assert fake.open_models == 0
+
+
+def test_what_the_engine_does_is_seen_from_its_job(monkeypatch, tmp_path):
+    fake = Fake(dropped_rounds=2)
+    engine = engine_with(fake, monkeypatch, tmp_path)
+    engine.job = Loading()
+    assert observe(engine, None).activity == "loading"
+    engine.job.cancel.set()
+    assert observe(engine, None).activity == "stopping"
+    engine.work(engine.job)
+    assert observe(engine, None).activity == "failed"
+    engine.work(Loading())
+    engine.job = job = Answering([Message("user", "x")])
+    job.read = (3, 4)
+    assert (observe(engine, job).activity, observe(engine, job).percent) == ("reading", 75)
+    job.begun = True
+    assert observe(engine, job).activity == "writing"
+    engine.work(job)
+    after = observe(engine, job)
+    assert (after.activity, after.model, after.dropped_rounds) == ("ready", "Baichuan2-7B-Chat Q4_K_M", 2)
+    assert after.context == 4096
+    assert after.tokens_per_second == 12.5
+
+
+@pytest.mark.parametrize(
+    ("environment", "tools", "command"),
+    [
+        ({"WAYLAND_DISPLAY": "w", "DISPLAY": ":0"}, {"wl-copy", "xclip"}, "wl-copy"),
+        ({"WAYLAND_DISPLAY": "w", "DISPLAY": ":0"}, {"xclip"}, "xclip"),
+        ({"DISPLAY": ":0"}, {"xsel"}, "xsel"),
+        ({"TMUX": "/tmp/x"}, {"tmux", "wl-copy"}, "tmux"),
+        ({}, {"wl-copy", "xclip", "tmux"}, None),
+    ],
+)
+def test_the_clipboard_tool_is_the_one_of_this_desktop(monkeypatch, environment, tools, command):
+    monkeypatch.setattr(clipboard.sys, "platform", "linux")
+    monkeypatch.setattr(clipboard.shutil, "which", lambda tool: tool if tool in tools else None)
+    found = clipboard.native_command(environment)
+    assert (found and found[0]) == command
+
+
+def test_a_clipboard_tool_that_fails_is_no_error(monkeypatch):
+    monkeypatch.setattr(clipboard, "native_command", lambda environment: ["/nonexistent/tool"])
+    assert clipboard.copy_natively("x") is False
+
+
+def test_the_clipboard_tool_gets_the_text(monkeypatch, tmp_path):
+    target = tmp_path / "clip"
+    monkeypatch.setattr(clipboard, "native_command", lambda environment: ["sh", "-c", f"cat > {target}"])
+    assert clipboard.copy_natively("量化 ok")
+    assert target.read_text(encoding="utf-8") == "量化 ok"

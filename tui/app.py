@@ -1,0 +1,308 @@
+"""`bq chat`: the terminal app. It puts the conversation on the screen and the questions to the model.
+
+Nothing here waits for the model. The engine works in a thread; twelve times a second the app looks at what has come,
+writes it into the conversation (plain objects) and shows it. llama.cpp, numpy and gguf are not imported by the screen.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from textual import on, work
+from textual.app import App, SystemCommand
+from textual.binding import Binding
+from textual.command import CommandPalette
+from textual.filter import LineFilter
+from textual.screen import Screen
+from textual.widgets import ContentSwitcher, Markdown
+
+from bq.runtime.errors import Cancelled
+from bq.runtime.language import say
+from bq.tui import notes
+from bq.tui.clipboard import copy_natively
+from bq.tui.conversation import Conversation, Stop
+from bq.tui.engine import Answering, Engine, Job, Loading
+from bq.tui.harmless import clean, with_no_controls
+from bq.tui.keys import texts
+from bq.tui.screen import ChatScreen
+from bq.tui.status import observe
+from bq.tui.widgets.answer import Answer
+from bq.tui.widgets.help import HelpScreen
+from bq.tui.widgets.line import Notice
+from bq.tui.widgets.prompt import Prompt
+from bq.tui.widgets.views import ChatView, InstructView, View
+
+if TYPE_CHECKING:
+    from bq.runtime.model import LoadOptions, Model
+    from bq.runtime.sampling import Sampling
+
+Mode = Literal["chat", "instruct"]
+
+LOOK_EVERY_SECONDS = 1 / 12
+
+
+@dataclass
+class Desk:
+    """One mode's work: what was said, where it is shown, and the answer that was begun last."""
+
+    conversation: Conversation
+    view: View
+    job: Answering | None = None
+
+
+class ChatApp(App[None], inherit_bindings=False):
+    TITLE = "bq"
+    CSS_PATH = "chat.tcss"
+    BINDINGS = [
+        Binding("f1", "help", "Help", id="chat.help"),
+        Binding("f2", "switch", "Mode", id="chat.mode"),
+        Binding("escape", "stop", "Stop", id="chat.stop"),
+        Binding("ctrl+n", "new", "New", id="chat.new"),
+        Binding("ctrl+r", "again", "Again", id="chat.again"),
+        Binding("ctrl+o", "copy_answer", "Copy", id="chat.copy"),
+        Binding("ctrl+p", "command_palette", "Commands", id="chat.palette", show=False, priority=True),
+        Binding("ctrl+q", "quit", "Quit", id="chat.quit", priority=True),
+        Binding("ctrl+c", "help_quit", show=False, system=True),
+    ]
+
+    def __init__(
+        self,
+        path: Path,
+        options: "LoadOptions",
+        mode: Mode = "chat",
+        system: str = "",
+        sampling: "Sampling | None" = None,
+        max_tokens: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.engine = Engine(path, options)
+        self.desks: dict[Mode, Desk] = {
+            "chat": Desk(Conversation(system), ChatView()),
+            "instruct": Desk(Conversation(system, single=True), InstructView()),
+        }
+        self.desk_mode: Mode = mode
+        self._sampling = sampling
+        self._max_tokens = max_tokens
+        self._chat_screen = ChatScreen(clean(path.name), [desk.view for desk in self.desks.values()], mode)
+
+    @property
+    def desk(self) -> Desk:
+        """The one on the screen."""
+        return self.desks[self.desk_mode]
+
+    def get_default_screen(self) -> Screen[None]:
+        return self._chat_screen
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        return with_no_controls(super().get_line_filters())
+
+    def on_ready(self) -> None:
+        self.desk.view.prompt.focus()
+        self._load()
+
+    async def on_unmount(self) -> None:
+        await asyncio.to_thread(self.engine.close)
+
+    # The model
+
+    def _start(self, job: Job) -> None:
+        self.engine.job = job
+        self._work(job)
+        self._show_status()
+        self.refresh_bindings()
+
+    @work(thread=True, group="engine")
+    def _work(self, job: Job) -> None:
+        self.engine.work(job)
+
+    @work(group="follow")
+    async def _load(self) -> None:
+        loading, panel = Loading(), self._chat_screen.load_panel
+        self._start(loading)
+        await panel.begin()
+        while not loading.done:
+            await asyncio.sleep(LOOK_EVERY_SECONDS)
+            panel.progress(loading.progress)
+            self._show_status()
+        self.refresh_bindings()
+        if loading.error:
+            await panel.fail(loading.error)
+        elif self.engine.model:
+            panel.finish()
+            await self._greet(self.engine.model)
+
+    async def _greet(self, model: "Model") -> None:
+        """Says what the user should know of this file before the first question."""
+        for desk in self.desks.values():
+            for warning in model.warnings:
+                await desk.view.notice(Notice("warning", lambda text=warning: text))  # type: ignore[misc]
+            if model.info.variant == "base":
+                await desk.view.notice(Notice("warning", notes.base_cause, notes.base_remedy))
+
+    def _answer(self, desk: Desk, answer: Answer) -> None:
+        """Has the open round of this desk answered."""
+        desk.job = Answering(
+            desk.conversation.messages(),
+            sampling=self._sampling,
+            max_tokens=self._max_tokens,
+            raw=desk.conversation.single and self._is_base,
+        )
+        self._start(desk.job)
+        self._follow(desk, desk.job, answer)
+
+    @work(group="follow")
+    async def _follow(self, desk: Desk, job: Answering, answer: Answer) -> None:
+        done = False
+        while not done:
+            await asyncio.sleep(LOOK_EVERY_SECONDS)
+            done = job.done  # looked at before the text is taken: then no text can come after it
+            text = job.take()
+            if text:
+                desk.conversation.write(text)
+                await answer.feed(text)
+            self._show_status()
+        await self._finish(desk, job, answer)
+        self.refresh_bindings()
+
+    async def _finish(self, desk: Desk, job: Answering, answer: Answer) -> None:
+        """Ends the round: all text is shown, and how it ended."""
+        new_text = desk.conversation.rounds[-1].answer
+        ended = desk.conversation.finish(_stop(job))
+        if ended.answer == new_text:
+            await answer.finish(notes.end_of(ended))
+        else:
+            await answer.replace(ended.answer)
+            answer.mark(notes.end_of(ended))
+            self.hint(notes.older_answer)
+        if job.error and not isinstance(job.error, Cancelled):
+            await desk.view.notice(Notice.of(job.error))
+            if not ended.answer:
+                desk.view.give_back(ended.question)
+
+    # What the user does
+
+    @on(Prompt.Submitted)
+    async def _send(self) -> None:
+        desk = self.desk
+        question = clean(desk.view.question())
+        if not question or self._refuse():
+            return
+        desk.conversation.ask(question)
+        self._answer(desk, await desk.view.begin(question, self._model_name))
+
+    async def action_again(self) -> None:
+        if self.engine.model is None and not self.engine.busy:
+            self._load()
+        elif not self._refuse():
+            if self.desk.conversation.ask_again() is None:
+                self.hint(notes.no_answer_yet)
+            else:
+                self._answer(self.desk, await self.desk.view.begin_again(self._model_name))
+
+    async def action_new(self) -> None:
+        if self.engine.busy and self._refuse():
+            return
+        self.desk.conversation.clear()
+        self.desk.job = None
+        await self.desk.view.clear()
+        self.desk.view.prompt.focus()
+        self._show_status()
+
+    def action_switch(self) -> None:
+        self.desk_mode = "instruct" if self.desk_mode == "chat" else "chat"
+        self._chat_screen.query_one(ContentSwitcher).current = self.desk_mode
+        self.desk.view.prompt.focus()
+        self._show_status()
+
+    def action_stop(self) -> None:
+        self.engine.stop()
+        self._show_status()
+
+    def action_copy_answer(self) -> None:
+        answer = self.desk.conversation.last_answer
+        if answer:
+            self.copy_to_clipboard(answer)
+            self.hint(lambda: say(f"Copied {len(answer)} characters.", f"已复制 {len(answer)} 个字符。"))
+        else:
+            self.hint(notes.no_answer_yet)
+
+    def action_scroll(self, pages: int) -> None:
+        log = self.desk.view.log_area
+        (log.scroll_page_up if pages < 0 else log.scroll_page_down)(animate=False)
+
+    def action_help(self) -> None:
+        self.push_screen(HelpScreen(self._chat_screen.help_entries()))
+
+    def action_command_palette(self) -> None:
+        if not isinstance(self.screen, CommandPalette):
+            self.push_screen(CommandPalette(placeholder=say("Search commands…", "搜索命令…"), id="--command-palette"))
+
+    def action_help_quit(self) -> None:
+        self.hint(notes.how_to_quit)
+
+    async def action_quit(self) -> None:
+        self.engine.stop()
+        self.exit()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Esc is greyed in the footer while there is nothing to stop."""
+        return True if action != "stop" or self.engine.busy else None
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        actions: dict[str, Callable[[], object]] = {
+            "chat.mode": self.action_switch,
+            "chat.new": self.action_new,
+            "chat.again": self.action_again,
+            "chat.copy": self.action_copy_answer,
+            "chat.stop": self.action_stop,
+            "chat.help": self.action_help,
+            "chat.quit": self.action_quit,
+        }
+        for id, action in actions.items():
+            yield SystemCommand(texts()[id], "", action)
+        yield SystemCommand(say("Colour theme", "颜色主题"), "", self.action_change_theme)
+
+    @on(Markdown.LinkClicked)
+    def _copy_link(self, event: Markdown.LinkClicked) -> None:
+        """A link of the model is never opened: its address is shown and copied, for the user to judge."""
+        address = clean(event.href)
+        self.copy_to_clipboard(address)
+        self.hint(lambda: say("Copied the link: ", "已复制链接：") + address)
+
+    def copy_to_clipboard(self, text: str) -> None:
+        super().copy_to_clipboard(text)
+        self._copy_natively(text)
+
+    @work(thread=True, group="clipboard")
+    def _copy_natively(self, text: str) -> None:
+        copy_natively(text)
+
+    # What the app says
+
+    def hint(self, text: notes.Text) -> None:
+        self._chat_screen.status_line.hint(text)
+
+    def _refuse(self) -> bool:
+        """Says why no question can be put now, if so."""
+        why = notes.refusal(self.engine)
+        if why:
+            self.hint(why)
+        return why is not None
+
+    def _show_status(self) -> None:
+        self._chat_screen.status_line.status = observe(self.engine, self.desk.job)
+
+    @property
+    def _is_base(self) -> bool:
+        return self.engine.model is not None and self.engine.model.info.variant == "base"
+
+    def _model_name(self) -> str:
+        return clean(self.engine.model.info.name) if self.engine.model else ""
+
+
+def _stop(job: Answering) -> Stop:
+    if job.error:
+        return "cancel" if isinstance(job.error, Cancelled) else "error"
+    return (job.stats.stop if job.stats else "") or "end"

@@ -1,0 +1,48 @@
+"""The group of commands. Each is imported only when it is called, so that `bq --help` starts at once."""
+
+import importlib
+
+import click
+
+from bq.runtime.language import say
+
+# Command -> its line in the help; the module of the same name in bq.tui.commands holds it as `command`.
+COMMANDS = {
+    "models": ("Every Baichuan release, its sizes, and which to choose.", "列出 Baichuan 的全部发布、大小与选择建议。"),
+    "convert": ("Convert a checkpoint to a quantized GGUF file.", "把检查点转换为量化的 GGUF 文件。"),
+    "run": ("Give one instruction, get one answer.", "给出一条指令，得到一个回答。"),
+    "complete": ("Let a Base model go on with a text.", "让 Base 模型续写文本。"),
+    "chat": ("Talk to a model in the terminal.", "在终端中与模型对话。"),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and help lines without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"bq.tui.commands.{name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section(say("Commands", "命令")):
+            formatter.write_dl([(name, say(*texts)) for name, texts in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=say(
+        "Convert a Baichuan checkpoint to a quantized GGUF file, check it, and talk to it. Offline, no server.",
+        "把 Baichuan 检查点转换为量化的 GGUF 文件，检查它，并与它对话。离线运行，无需服务器。",
+    ),
+)
+@click.version_option(package_name="baichuan-bq", prog_name="bq")
+@click.option("--lang", type=click.Choice(["en", "zh"]), help=say("The language of all texts.", "界面语言。"))
+@click.option("--debug", is_flag=True, help=say("Show llama.cpp's log and full traces.", "显示 llama.cpp 日志与完整错误。"))
+def cli(lang: str | None, debug: bool) -> None:
+    """The options are taken in bq.tui.main, wherever they stand; here they only appear in the help."""

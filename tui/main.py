@@ -1,0 +1,80 @@
+"""The entry of `bq`: chooses the language, runs the command, and turns every failure into one clear line.
+
+`--lang` and `--debug` are taken wherever they stand, because help texts are made when the commands are.
+"""
+
+import os
+import signal
+import sys
+import traceback
+
+from bq.runtime.errors import BqError
+from bq.runtime.language import LANGUAGES, say, set_language
+
+
+def main() -> None:
+    """Run `bq` with the process's arguments and exit."""
+    arguments, debug = _take_global_options(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    # A terminated conversion cleans up like an interrupted one.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    sys.exit(run(arguments, debug))
+
+
+def run(arguments: list[str], debug: bool) -> int:
+    """Run a command; returns the exit status: 2 for a wrong use, 1 for a failure, 130 when interrupted."""
+    import click
+
+    from bq.tui.cli import cli
+
+    if debug:
+        from bq.runtime.llama import echo_log
+
+        echo_log(True)
+    try:
+        result = cli.main(arguments, prog_name="bq", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except BrokenPipeError:  # the reader of a pipe has gone, as `bq models | head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (KeyboardInterrupt, click.Abort):
+        print(say("\nStopped.", "\n已停止。"), file=sys.stderr)
+        return 130
+    except BqError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"bq: {error}", file=sys.stderr)
+        return error.exit_code
+    except Exception as error:
+        if debug:
+            raise
+        print(say(f"bq: a defect of bq: {type(error).__name__}: {error}. Run it again with --debug and report what it shows.",
+                  f"bq：程序缺陷：{type(error).__name__}：{error}。请加上 --debug 重新运行并报告输出。"), file=sys.stderr)  # fmt: skip
+        return 1
+
+
+def _take_global_options(arguments: list[str]) -> tuple[list[str], bool]:
+    """The arguments without `--lang` and `--debug`, which are applied; those after `--` are the command's own."""
+    rest: list[str] = []
+    debug = False
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument == "--":
+            return [*rest, argument, *remaining], debug
+        if argument == "--debug":
+            debug = True
+        elif argument == "--lang" or argument.startswith("--lang="):
+            value = argument.partition("=")[2] or next(remaining, "")
+            if value not in LANGUAGES:
+                print(f"bq: --lang: {value!r} is not one of {', '.join(LANGUAGES)}", file=sys.stderr)
+                sys.exit(2)
+            set_language(value)
+        else:
+            rest.append(argument)
+    return rest, debug

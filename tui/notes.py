@@ -1,0 +1,57 @@
+"""What the app has to say about an answer's end, about a file, and when it cannot do what was asked."""
+
+from collections.abc import Callable
+
+from bq.runtime.language import say
+from bq.tui.conversation import Round
+from bq.tui.engine import Engine, Loading
+
+Text = Callable[[], str]  # asked for when it is shown, so that it follows the language
+
+
+def end_of(ended: Round) -> Text | None:
+    """What stands below an answer that did not end by itself."""
+    if ended.stop == "cancel" and not ended.answer:
+        return lambda: say("Stopped before the answer began. Ctrl+R asks again.", "回答开始前已停止。Ctrl+R 重新提问。")
+    if ended.stop == "end" and not ended.answer.strip():
+        return lambda: say("The model gave an empty answer.", "模型给出了空回答。")
+    texts: dict[str, Text] = {
+        "cancel": lambda: say("Stopped", "已停止"),
+        "length": lambda: say("Cut off: the limit of the length is reached.", "已截断：达到长度上限。"),
+        "error": lambda: say("Broken off", "已中断"),
+    }
+    return texts.get(ended.stop)
+
+
+def refusal(engine: Engine) -> Text | None:
+    """Why no question can be put now; None if one can."""
+    if engine.busy and isinstance(engine.job, Loading):
+        return lambda: say("The model is still loading; your text is kept.", "模型仍在载入，您的文字已保留。")
+    if engine.busy:
+        return lambda: say("Still answering: Esc stops it. Your text is kept.", "正在回答，Esc 停止。文字已保留。")
+    if engine.model is None:
+        return lambda: say("No model is loaded: Ctrl+R tries again.", "尚未载入模型：Ctrl+R 重试。")
+    return None
+
+
+def no_answer_yet() -> str:
+    return say("There is no answer yet.", "还没有回答。")
+
+
+def older_answer() -> str:
+    return say("No new answer: this is the one before.", "没有新回答，显示的是之前的回答。")
+
+
+def how_to_quit() -> str:
+    return say("Ctrl+Q quits. Ctrl+C copies selected text.", "Ctrl+Q 退出。Ctrl+C 复制选中的文本。")
+
+
+def base_cause() -> str:
+    return say("This is a Base model: it continues text, it does not chat.", "这是 Base 模型：只会续写，不会对话。")
+
+
+def base_remedy() -> str:
+    return say(
+        "F2: write a beginning, and it goes on from there (as `bq complete` does). To chat, use the Chat release.",
+        "按 F2 写一个开头，它会接着写（与 `bq complete` 相同）。要对话，请使用 Chat 版本。",
+    )
