@@ -190,6 +190,10 @@ def _append(machine: Machine, values: list[Any]) -> None:
     machine.stack[-1].extend(values)
 
 
+def _drop_attributes(machine: Machine, _: Any) -> None:
+    machine.pop(1)
+
+
 def _tuple(count: int) -> Callable[[Machine, Any], None]:
     return lambda machine, _: machine.stack.append(tuple(machine.pop(count)))
 
@@ -215,7 +219,7 @@ _HANDLERS: dict[str, Callable[[Machine, Any], None]] = {
     "STACK_GLOBAL": _stack_global,
     "REDUCE": _reduce,
     "BINPERSID": _persistent_id,
-    "BUILD": lambda machine, _: machine.pop(1) and None,  # attributes such as _metadata: nothing that a tensor needs
+    "BUILD": _drop_attributes,  # attributes such as _metadata: nothing that a tensor needs
     "SETITEM": lambda machine, _: _set_items(machine, machine.pop(2)),
     "SETITEMS": lambda machine, _: _set_items(machine, machine.pop_mark()),
     "APPEND": lambda machine, _: _append(machine, machine.pop(1)),

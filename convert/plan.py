@@ -153,11 +153,12 @@ _Part = tuple[str, tuple[int, ...], int, int | None]
 def _attention(checkpoint: Checkpoint, prefix: str, hidden: int) -> tuple[_Part, _Part, _Part]:
     """Source, shape, first row and rows of q, k and v: thirds of W_pack, or tensors of their own (Llama layout)."""
     packed = prefix + "W_pack.weight"
+    parts: list[_Part]
     if packed in checkpoint.tensors or prefix + "q_proj.weight" not in checkpoint.tensors:
-        q, k, v = ((packed, (3 * hidden, hidden), third * hidden, hidden) for third in range(3))
+        parts = [(packed, (3 * hidden, hidden), third * hidden, hidden) for third in range(3)]
     else:
-        q, k, v = ((f"{prefix}{name}_proj.weight", (hidden, hidden), 0, None) for name in "qkv")
-    return q, k, v
+        parts = [(f"{prefix}{name}_proj.weight", (hidden, hidden), 0, None) for name in "qkv"]
+    return parts[0], parts[1], parts[2]
 
 
 def _check_names(checkpoint: Checkpoint, wanted: set[str]) -> None:

@@ -138,7 +138,7 @@ def _storage_start(storage: Storage, folder: str, members: dict[str, zipfile.Zip
     if len(head) < _LOCAL_HEADER.size or not head.startswith(b"PK\x03\x04"):
         raise _truncated(file.path, say(f"storage {storage.key} lies beyond the end", f"存储 {storage.key} 在文件末尾之外"))
     _, name_length, extra_length = _LOCAL_HEADER.unpack(head)
-    start = member.header_offset + _LOCAL_HEADER.size + name_length + extra_length
+    start: int = member.header_offset + _LOCAL_HEADER.size + name_length + extra_length
     if size > member.file_size or start + size > len(file.bytes):
         raise _truncated(file.path, say(f"storage {storage.key} needs {size:,} bytes and has {member.file_size:,}",
                                         f"存储 {storage.key} 需要 {size:,} 字节，实有 {member.file_size:,} 字节"))  # fmt: skip

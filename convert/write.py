@@ -96,7 +96,8 @@ def _convert_rows(tensor: PlannedTensor, start: int, stop: int) -> npt.NDArray[n
     if not rows.flags.c_contiguous:
         rows = np.ascontiguousarray(rows)
     if tensor.kind == ggml.GgmlType.BF16 and tensor.source.dtype == "bf16" and not tensor.normalise:
-        return rows.view(np.uint8).copy()  # ggml would round these to themselves
+        copied: npt.NDArray[np.uint8] = rows.view(np.uint8).copy()  # ggml would round these to themselves
+        return copied
     wide = _buffer(rows.size).reshape(rows.shape)
     ggml.widen(rows, wide)
     _check_finite(tensor, wide, start)

@@ -11,7 +11,7 @@ import argparse
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +44,8 @@ class Recipe:
     dropout: float = 0.1
     strength: float = 1.0  # of augmentation
     subject_weight: float = 0.3
-    rows: int = 24  # of packed short samples
-    row_length: int = 256
+    rows: int = 32  # of packed short samples
+    row_length: int = 192
     long_every: int = 5  # one step in so many has long conversations
     long_rows: int = 8
     long_length: int = 768
@@ -203,15 +203,22 @@ def train(recipe: Recipe, minutes: float | None, out: Path) -> None:
     trainer = Trainer(Shape(vocabulary_size=tokenizer.vocab_size()), recipe, sampler.subjects)
     count = sum(parameter.numel() for parameter in trainer.network.parameters())
     print(
-        f"{len(corpus.questions)} questions, {len(asked)} wordings, {tokenizer.vocab_size()} pieces, {count:,} weights trained"
+        f"{len(corpus.questions)} questions, {len(asked)} wordings, {tokenizer.vocab_size()} pieces, "
+        f"{count:,} weights trained"
     )
-    _run(trainer, batches(sampler, recipe), minutes, asked)
-    write_checkpoint(trainer.averaged(), model, out, recipe.seed)
+
+    def keep() -> None:
+        write_checkpoint(trainer.averaged(), model, out, recipe.seed)
+
+    _run(trainer, batches(sampler, recipe), minutes, asked, keep)
+    keep()
     print(f"wrote {out}: {sum(file.stat().st_size for file in out.iterdir()) / 1e6:.2f} MB")
     evaluate(out)
 
 
-def _run(trainer: Trainer, stream: Iterator[Batch], minutes: float | None, asked: list[Exam]) -> None:
+def _run(
+    trainer: Trainer, stream: Iterator[Batch], minutes: float | None, asked: list[Exam], keep: Callable[[], None]
+) -> None:
     steps, start, seen, loss = trainer.recipe.steps, time.monotonic(), 0, 0.0
     warm = 0.0
     for number, batch in enumerate(stream, 1):
@@ -229,8 +236,10 @@ def _run(trainer: Trainer, stream: Iterator[Batch], minutes: float | None, asked
                 f"step {number} of {steps}, loss {loss:.4f}, {seen / elapsed:.0f} ids/s, {elapsed / 60:.1f} min",
                 flush=True,
             )
-        if number % 500 == 0 or number == steps:
-            report(trainer.averaged(), [exam for exam in asked if exam.part != "off-topic training"])
+        if number % 500 == 0:
+            keep()
+            with torch.autocast("cpu", torch.bfloat16):
+                report(trainer.averaged(), [*asked[::12], *[exam for exam in asked if exam.part.endswith("held-out")]])
         if number >= steps:
             return
 

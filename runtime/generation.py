@@ -3,7 +3,6 @@
 The engine knows what stands in the KV cache and decodes only what is new: the longest common prefix of ids is kept.
 """
 
-import ctypes
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -150,7 +149,7 @@ class _abort_on:
     def __exit__(self, *_: object) -> None:
         if self._callback is not None:
             lib = library()
-            lib.llama_set_abort_callback(self.context, ctypes.cast(None, lib.ggml_abort_callback), None)
+            lib.llama_set_abort_callback(self.context, lib.ggml_abort_callback(), None)
 
 
 class Generation:

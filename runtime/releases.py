@@ -82,7 +82,8 @@ def _read(path: Path) -> dict[str, Any]:
         import tomllib
     else:
         import tomli as tomllib
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+    data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    return data
 
 
 def _release(entry: Mapping[str, Any], layouts: Mapping[str, Layout], data: Mapping[str, Any]) -> Release:

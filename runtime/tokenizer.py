@@ -40,7 +40,7 @@ class Tokenizer:
         count = lib.llama_tokenize(self._vocab, data, len(data), ids, len(ids), False, False)
         if count < 0:
             raise BqError(say(f"A text of {len(data):,} bytes cannot be tokenized.", f"无法对 {len(data):,} 字节的文本分词。"))
-        return ids[:count]
+        return list(ids[:count])
 
     def prepare(self, text: str) -> str:
         """What SentencePiece's normalizer does to a text with these flags: fold spaces, put one in front."""

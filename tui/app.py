@@ -126,6 +126,7 @@ class ChatApp(App[None], inherit_bindings=False):
             await asyncio.sleep(LOOK_EVERY_SECONDS)
             panel.progress(loading.progress)
             self._show_status()
+        self._show_status()
         self.refresh_bindings()
         if loading.error:
             await panel.fail(loading.error)

@@ -146,12 +146,22 @@ _SUFFIXES = {
     ),
 }
 _FILLERS = {
-    "en": ["the", "a", "is", "do", "does", "in", "to", "of", "for", "my", "it", "with", "that", "this", "can", "you", "so", "just", "really", "actually", "now", "here", "I"],
-    "zh": ["的", "了", "是", "我", "在", "这", "那", "呢", "就", "会", "有", "个", "现在", "这个", "到底", "究竟", "一下"],
+    "en": (
+        *("the", "a", "is", "do", "does", "in", "to", "of", "for", "my", "it", "with", "that", "this", "can"),
+        *("you", "so", "just", "really", "actually", "now", "here", "I"),
+    ),
+    "zh": (
+        *("的", "了", "是", "我", "在", "这", "那", "呢", "就", "会", "有", "个", "现在", "这个", "到底"),
+        *("究竟", "一下"),
+    ),
 }
 # Words that many questions share and that still tell them apart.
 _NAMES = frozenset(
-    ["base", "chat", "instruct", "baichuan", "bq", "not", "no", "why", "without", "only", "never", "before", "after", "more", "less", "big", "large", "small", "long", "fast", "slow", "不", "没", "无", "只", "大", "小", "长", "快", "慢", "前", "后", "多", "少", "中", "英"]
+    (
+        *("base", "chat", "instruct", "baichuan", "bq", "not", "no", "why", "without", "only", "never"),
+        *("before", "after", "more", "less", "big", "large", "small", "long", "fast", "slow", "不", "没"),
+        *("无", "只", "大", "小", "长", "快", "慢", "前", "后", "多", "少", "中", "英"),
+    )
 )
 # Words that mean the same in a question; each member may stand for each other one.
 _SYNONYMS = {

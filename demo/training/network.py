@@ -24,7 +24,7 @@ class Shape:
     heads: int = 2  # of 128, the release's head size
     intermediate_size: int = 768
     blocks: int = 32  # llama.cpp knows the 7B layout (RoPE) by this number
-    trained_blocks: tuple[int, ...] = (0, 4, 9, 13, 18, 22, 27, 31)
+    trained_blocks: tuple[int, ...] = (0, 6, 12, 19, 25, 31)
     vocabulary_size: int = 4096
     context: int = 1024
 
@@ -87,9 +87,9 @@ class Block(nn.Module):
         self.input_layernorm = nn.RMSNorm(shape.hidden_size, eps=RMS_EPSILON)
         self.post_attention_layernorm = nn.RMSNorm(shape.hidden_size, eps=RMS_EPSILON)
 
-    def forward(self, x: Tensor, cosines: Tensor, sines: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-        x = x + _drop(self.self_attn(self.input_layernorm(x), cosines, sines, mask), dropout)
-        return x + _drop(self.mlp(self.post_attention_layernorm(x)), dropout)
+    def forward(self, x: Tensor, cosines: Tensor, sines: Tensor, mask: Tensor | None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cosines, sines, mask)
+        return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Network(nn.Module):
@@ -118,15 +118,12 @@ class Network(nn.Module):
     def hidden(self, ids: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
         """The last hidden states [batch, length, width] of ids [batch, length]; without a mask, plainly causal."""
         length = ids.shape[1]
-        x = _drop(self.embed_tokens(ids), dropout)
+        x = self.embed_tokens(ids)
+        x = F.dropout(x, dropout) if dropout else x
         for block in self.layers:
-            x = block(x, self.cosines[:length], self.sines[:length], mask, dropout)
+            x = block(x, self.cosines[:length], self.sines[:length], mask)
         return self.norm(x)
 
     def logits(self, hidden: Tensor, norm_head: bool = True) -> Tensor:
         """NormHead; `norm_head=False` is the fault of other converters, to show what it costs."""
         return F.linear(hidden, F.normalize(self.lm_head.float()) if norm_head else self.lm_head)
-
-
-def _drop(x: Tensor, probability: float) -> Tensor:
-    return F.dropout(x, probability) if probability else x

@@ -23,6 +23,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     module.load, module.LoadOptions = fake.load, LoadOptions  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "bq.runtime.model", module)
     monkeypatch.setattr("bq.tui.app.copy_natively", lambda text: False)
+    monkeypatch.setattr("bq.tui.app.LOOK_EVERY_SECONDS", 0.01)
     monkeypatch.setattr(language, "_current", "en")
     yield fake
     fake.release()

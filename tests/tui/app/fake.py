@@ -130,7 +130,7 @@ class FakeGeneration:
     def __init__(self, fake: Fake, cancel: threading.Event, on_prefill: Callable[[int, int], None]) -> None:
         self._fake, self._cancel, self._on_prefill = fake, cancel, on_prefill
         self.stats = Stats(prompt_tokens=10, context_used=10, dropped_rounds=fake.dropped_rounds)
-        answer = fake.answers.pop(0) if fake.answers else "An answer."
+        answer = fake.answers.pop(0) if fake.answers else "An answer. It is long enough to be held."
         if isinstance(answer, BqError):
             raise answer
         self._pieces = cut(answer)

@@ -35,7 +35,6 @@ class Session:
 
     async def press(self, *keys: str) -> None:
         await self.pilot.press(*keys)
-        await self.pilot.pause()
 
     async def until(self, condition: Callable[[], bool], seconds: float = 5.0) -> None:
         """Waits for something to become true, or fails with the screen as it is."""
@@ -43,11 +42,10 @@ class Session:
         while not condition():
             assert time.monotonic() < end, f"waited in vain; the screen is:\n{self.text()}"
             await asyncio.sleep(0.01)
-            await self.pilot.pause()
+        await self.pilot.pause()
 
     async def ready(self) -> None:
         await self.until(lambda: not self.app.engine.busy and "follow" not in self._at_work())
-        await self.pilot.pause()
 
     async def ask(self, text: str) -> None:
         """Writes a question, sends it and waits for the end of the answer."""

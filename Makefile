@@ -1,0 +1,31 @@
+# Two commands do all the set-up: `make demo` and `make test`. Both make .venv first where it is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := build/bq-demo-Q4_K_M.gguf
+
+.PHONY: demo test lint types venv clean
+
+demo: venv
+	@mkdir -p build
+	@echo "\$$ bq convert demo -q Q4_K_M -o $(DEMO) --force"
+	@$(BIN)/bq convert demo -q Q4_K_M -o $(DEMO) --force
+	@echo; echo "\$$ bq run -m $(DEMO) \"What is Q4_K_M?\""
+	@$(BIN)/bq run -m $(DEMO) --greedy --stats "What is Q4_K_M?" < /dev/null
+	@echo; echo "\$$ bq run -m $(DEMO) \"Base、Chat 和 Instruct 有什么区别？\""
+	@$(BIN)/bq run -m $(DEMO) --greedy --stats "Base、Chat 和 Instruct 有什么区别？" < /dev/null
+	@echo; echo "Go on with it: .venv/bin/bq chat -m $(DEMO)"
+
+test: venv
+	$(BIN)/python -m pytest -q
+
+lint: venv
+	$(BIN)/ruff check .
+
+types: venv
+	MYPYPATH=.venv/typing $(BIN)/mypy -p bq.runtime -p bq.convert -p bq.tui -m bq.demo.corpus
+
+venv:
+	@$(PYTHON) tools/make_venv.py
+
+clean:
+	rm -rf build .venv *.egg-info

@@ -1,0 +1,81 @@
+"""What all test folders share: nothing of the user's own state, and converted models made once per session."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.families import Family, Shape, write_checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO_CHECKPOINT = ROOT / "demo" / "checkpoint"
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+Convert = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Every test has a BQ_HOME of its own and reads English; a language that it sets ends with it."""
+    from bq.runtime import language
+
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("BQ_HOME", str(home))
+    monkeypatch.setenv("BQ_LANG", "en")
+    monkeypatch.setattr(language, "_current", None)
+    yield home
+
+
+@pytest.fixture(scope="session")
+def bq_command() -> Path:
+    """The installed `bq`, of the environment that runs the tests."""
+    path = Path(sys.executable).with_name("bq.exe" if os.name == "nt" else "bq")
+    if not path.is_file():
+        pytest.skip(f"bq is not installed beside {sys.executable}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Convert:
+    """`converted("b2-7b", "Q4_K_M", hidden=256, ...)`: the GGUF file of a random checkpoint, made once per arguments.
+
+    Keywords are the fields of tests.support.families.Shape; the checkpoint lies in the folder beside the file.
+    """
+    made: dict[Any, Path] = {}
+
+    def make(family: Family, mixture: str = "F32", **shape: Any) -> Path:
+        key = (family, mixture, *sorted(shape.items()))
+        if key not in made:
+            folder = tmp_path_factory.mktemp(family)
+            write_checkpoint(folder / "checkpoint", Shape(family, **shape))
+            made[key] = convert_folder(folder / "checkpoint", folder / f"{family}-{mixture}.gguf", mixture)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def demo_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled checkpoint as Q8_0."""
+    if not (DEMO_CHECKPOINT / "pytorch_model.bin").is_file():
+        pytest.skip("demo/checkpoint is not there: demo/train.py makes it")
+    return convert_folder(DEMO_CHECKPOINT, tmp_path_factory.mktemp("demo") / "bq-demo-Q8_0.gguf", "Q8_0", "bq-demo")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Files of public releases, beside the repository; they are not ours to ship."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("../shared/data is not there: it holds the real Baichuan tokenizers")
+    return SHARED_DATA
+
+
+def convert_folder(folder: Path, out: Path, mixture: str = "F32", name: str | None = None) -> Path:
+    """Convert a checkpoint and return the file."""
+    from bq.convert.convert import convert, prepare
+
+    convert(prepare(folder, mixture, name=name), out, threads=2)
+    return out

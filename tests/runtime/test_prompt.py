@@ -1,0 +1,125 @@
+"""The prompt is the official one: same ids, same rounds left out; where the official code would cut, bq never does."""
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bq.runtime.errors import BqError
+from bq.runtime.prompt import Message, Roles, build_prompt
+from tests.runtime.conftest import Pair
+
+USER, ASSISTANT = 195, 196
+
+_turns = st.lists(st.tuples(st.sampled_from(["user", "assistant"]), st.text("abc 你", max_size=7)), min_size=1, max_size=9)
+
+
+def encode(text: str) -> list[int]:
+    return [1000 + ord(character) for character in text]
+
+
+def official(messages: Sequence[Message], max_input: int) -> tuple[list[int], int, int]:
+    """build_chat_input of the releases' generation_utils.py, from facts.md section 3, step by step.
+
+    Returns the ids before the last step (`input[-max_input:]`), how many rounds were left out and how many kept.
+    """
+    system: list[int] = []
+    rounds: list[list[Message]] = []
+    for number, message in enumerate(messages):
+        if message.role == "system":
+            assert number == 0
+            system = encode(message.content)
+        elif message.role == "user" or not rounds:
+            rounds.append([message])
+        else:
+            rounds[-1].append(message)
+    max_history = max_input - len(system)
+    history: list[int] = []
+    kept = 0
+    for one in reversed(rounds):
+        ids = []
+        for message in one:
+            ids += [USER if message.role == "user" else ASSISTANT, *encode(message.content)]
+        if history and len(history) + len(ids) > max_history:
+            break
+        history = ids + history
+        kept += 1
+        if len(history) >= max_history:
+            break
+    whole = system + history
+    if messages[-1].role != "assistant":
+        whole.append(ASSISTANT)
+    return whole, len(rounds) - kept, kept
+
+
+@settings(max_examples=4000, deadline=None)
+@given(system=st.none() | st.text("sys", max_size=5), turns=_turns, max_input=st.integers(4, 60))
+def test_any_conversation_gives_the_official_ids(
+    system: str | None, turns: list[tuple[str, str]], max_input: int
+) -> None:  # fmt: skip
+    messages = [Message("system", system)] if system is not None else []
+    messages += [Message(role, content) for role, content in turns]  # type: ignore[arg-type]
+    ids, dropped, kept = official(messages, max_input)
+    if len(ids) <= max_input:
+        prompt = build_prompt(messages, encode, Roles(), max_input)
+        assert (list(prompt.ids), prompt.dropped_rounds) == (ids, dropped)
+    elif kept > 1:
+        # Only the last role id is too many: the official code cuts the first token off, bq leaves the oldest round out.
+        assert len(ids) == max_input + 1
+        prompt = build_prompt(messages, encode, Roles(), max_input)
+        assert prompt.dropped_rounds == dropped + 1
+        assert list(prompt.ids)[len(encode(system or "")) :] == ids[-(len(prompt.ids) - len(encode(system or ""))) :]
+    else:
+        with pytest.raises(BqError, match=r"needs \d+ tokens, and there is room for"):
+            build_prompt(messages, encode, Roles(), max_input)
+
+
+def test_a_message_that_just_fits_stays_whole_and_one_more_token_is_refused() -> None:
+    messages = [Message("system", "s"), Message("user", "abc")]
+    assert build_prompt(messages, encode, Roles(), 6).ids == (*encode("s"), USER, *encode("abc"), ASSISTANT)
+    with pytest.raises(BqError, match="needs 6 tokens, and there is room for 5"):
+        build_prompt(messages, encode, Roles(), 5)
+
+
+def test_an_unfinished_answer_is_continued() -> None:
+    messages = [Message("user", "a"), Message("assistant", "b")]
+    assert build_prompt(messages, encode, Roles(), 99).ids == (USER, *encode("a"), ASSISTANT, *encode("b"))
+
+
+def test_a_system_text_alone_is_answered() -> None:
+    assert build_prompt([Message("system", "s")], encode, Roles(), 99).ids == (*encode("s"), ASSISTANT)
+
+
+def test_the_role_ids_are_the_given_ones() -> None:
+    assert build_prompt([Message("user", "a")], encode, Roles(71, 72), 99).ids == (71, *encode("a"), 72)
+
+
+@pytest.mark.parametrize("messages", [[], [Message("user", "a"), Message("system", "s")]], ids=["empty", "late system"])
+def test_what_is_no_conversation_is_a_programming_error(messages: list[Message]) -> None:
+    with pytest.raises(ValueError, match="message"):
+        build_prompt(messages, encode, Roles(), 99)
+
+
+def _conversation(*contents: str) -> list[Message]:
+    return [Message("assistant" if i % 2 else "user", content) for i, content in enumerate(contents)]
+
+
+def test_the_known_baichuan_2_chat(real_baichuan2: Pair) -> None:
+    """facts.md section 4, the row from chatglm.cpp's tests."""
+    messages = _conversation("你好呀", "你好！很高兴和你交流。请问有什么问题我可以帮助你解决吗？", "你叫什么名字？")
+    expected = (
+        "195 16829 94278 196 16829 67 52160 10329 3341 66 23216 5817 1754 92392 21777 92430 2740 93122 68 "
+        "195 92430 93410 1747 6642 68 196"
+    )
+    assert build_prompt(messages, real_baichuan2[0].encode, Roles(), 2048).ids == tuple(map(int, expected.split()))
+
+
+def test_the_known_baichuan_1_chat(real_baichuan1: Pair) -> None:
+    """facts.md section 4, the row from chatglm.cpp's tests."""
+    messages = _conversation("你好呀", "你好！很高兴和你交流。请问有什么我可以帮助你的吗？", "你叫什么名字？")
+    expected = (
+        "195 9875 31213 32889 196 9875 31213 74 17318 31906 14822 5536 73 20389 7713 31182 1231 4090 2689 31763 75 "
+        "195 9875 32177 1534 10240 75 196"
+    )
+    assert build_prompt(messages, real_baichuan1[0].encode, Roles(), 2048).ids == tuple(map(int, expected.split()))
