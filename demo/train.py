@@ -2,7 +2,7 @@
 
 Input: `demo/corpus/*.toml`. Output: a checkpoint folder in the released form of a Baichuan2-7B, and figures on the
 screen. Needs torch, numpy and sentencepiece, nothing of bq. The seed is fixed; the number of steps is, too, unless
-`--minutes` asks for as many as fit.
+`--minutes` asks for as many as fit in that time.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class Recipe:
     dropout: float = 0.1
     strength: float = 1.0  # of augmentation
     subject_weight: float = 0.3
-    rows: int = 32  # of packed short samples
+    rows: int = 20  # of packed short samples
     row_length: int = 192
     long_every: int = 5  # one step in so many has long conversations
-    long_rows: int = 8
+    long_rows: int = 5
     long_length: int = 768
     rough_from: float = 0.6  # share of the steps after which weights are rounded in the forward pass
     averaging: float = 0.995
@@ -143,11 +143,11 @@ class Trainer:
         self._parameters = every
         self._optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
 
-    def step(self, batch: Batch, number: int, steps: int) -> float:
-        """One optimizer step; returns the loss on the answers."""
+    def step(self, batch: Batch, number: int, progress: float) -> float:
+        """Optimizer step `number`, at `progress` from 0 to 1; returns the loss on the answers."""
         for group in self._optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * _schedule(number, steps, self.recipe.warmup)
-        with rough_weights(self.network, number > self.recipe.rough_from * steps):
+            group["lr"] = self.recipe.learning_rate * min(1.0, number / self.recipe.warmup) * _cooling(progress)
+        with rough_weights(self.network, progress > self.recipe.rough_from):
             answers, subjects = self._losses(batch)
             (answers + self.recipe.subject_weight * subjects).backward()
         nn.utils.clip_grad_norm_(self._parameters, 1.0)
@@ -175,8 +175,9 @@ class Trainer:
         return copy.eval()
 
 
-def _schedule(step: int, steps: int, warmup: int) -> float:
-    return min(1.0, step / warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+def _cooling(progress: float) -> float:
+    """The learning rate's share: full for the first third, then down to nothing by a half cosine."""
+    return 0.5 * (1 + math.cos(math.pi * max(0.0, min(1.0, 1.5 * progress - 0.5))))
 
 
 def report(network: Network, asked: list[Exam], norm_head: bool = True) -> list[Exam]:
@@ -220,28 +221,23 @@ def _run(
     trainer: Trainer, stream: Iterator[Batch], minutes: float | None, asked: list[Exam], keep: Callable[[], None]
 ) -> None:
     steps, start, seen, loss = trainer.recipe.steps, time.monotonic(), 0, 0.0
-    warm = 0.0
+    sampled = [*asked[::12], *[exam for exam in asked if exam.part.endswith("held-out")]]
     for number, batch in enumerate(stream, 1):
-        loss += (trainer.step(batch, number, steps) - loss) * max(0.02, 1 / number)
-        seen += batch.ids.numel()
         elapsed = time.monotonic() - start
-        if number == 2 * trainer.recipe.long_every:
-            warm = elapsed  # both shapes are compiled
-        if minutes and number == 8 * trainer.recipe.long_every:
-            per_step = (elapsed - warm) / (6 * trainer.recipe.long_every)
-            steps = max(number + 1, int((minutes * 60 - warm) / per_step))
-            print(f"{per_step:.3f} s per step: {steps} steps", flush=True)
+        progress = elapsed / (60 * minutes) if minutes else number / steps
+        if progress >= 1:
+            return
+        loss += (trainer.step(batch, number, progress) - loss) * max(0.02, 1 / number)
+        seen += batch.ids.numel()
         if number % 50 == 0:
             print(
-                f"step {number} of {steps}, loss {loss:.4f}, {seen / elapsed:.0f} ids/s, {elapsed / 60:.1f} min",
+                f"step {number}, {progress:.0%}, loss {loss:.4f}, {seen / elapsed:.0f} ids/s, {elapsed / 60:.1f} min",
                 flush=True,
             )
         if number % 500 == 0:
             keep()
             with torch.autocast("cpu", torch.bfloat16):
-                report(trainer.averaged(), [*asked[::12], *[exam for exam in asked if exam.part.endswith("held-out")]])
-        if number >= steps:
-            return
+                report(trainer.averaged(), sampled)
 
 
 def evaluate(folder: Path) -> None:

@@ -20,7 +20,7 @@ def _cgroup_quota(path: Path) -> int | None:
     try:
         quota, period = path.read_text().split()
         return max(1, int(quota) // int(period)) if quota != "max" else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, ZeroDivisionError):
         return None
 
 

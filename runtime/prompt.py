@@ -45,12 +45,14 @@ def build_prompt(messages: Sequence[Message], encode: Encode, roles: Roles, budg
     Whole rounds are taken from the newest backwards until one does not fit; the system text and the newest round always
     stay. Raises BqError if those two alone exceed the budget: cutting into them would cut off the role.
     """
+    if not messages:
+        raise ValueError("a conversation has at least one message")
     system, rounds = split_rounds(messages)
     system_ids = encode(system)
-    encoded = [_encode_round(one, encode, roles) for one in rounds]
-    if encoded and messages[-1].role != "assistant":
+    encoded = [_encode_round(one, encode, roles) for one in rounds or [[]]]
+    if messages[-1].role != "assistant":
         encoded[-1].append(roles.assistant)
-    newest = len(encoded[-1]) if encoded else 0
+    newest = len(encoded[-1])
     if len(system_ids) + newest > budget:
         raise BqError(
             say(f"The message needs {len(system_ids) + newest} tokens, and there is room for {budget}.",

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ Convert = Callable[..., Path]
 
 
 @pytest.fixture(autouse=True)
-def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test has a BQ_HOME of its own and reads English; a language that it sets ends with it."""
     from bq.runtime import language
 
@@ -26,7 +26,7 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     monkeypatch.setenv("BQ_HOME", str(home))
     monkeypatch.setenv("BQ_LANG", "en")
     monkeypatch.setattr(language, "_current", None)
-    yield home
+    return home
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from bq.runtime.errors import Cancelled
 from bq.runtime.language import say
 from bq.tui import notes
 from bq.tui.clipboard import copy_natively
-from bq.tui.conversation import Conversation, Stop
+from bq.tui.conversation import Conversation
 from bq.tui.engine import Answering, Engine, Job, Loading
 from bq.tui.harmless import clean, with_no_controls
 from bq.tui.keys import texts
@@ -105,8 +105,6 @@ class ChatApp(App[None], inherit_bindings=False):
     async def on_unmount(self) -> None:
         await asyncio.to_thread(self.engine.close)
 
-    # The model
-
     def _start(self, job: Job) -> None:
         self.engine.job = job
         self._work(job)
@@ -136,9 +134,10 @@ class ChatApp(App[None], inherit_bindings=False):
 
     async def _greet(self, model: "Model") -> None:
         """Says what the user should know of this file before the first question."""
+        await self.desks["chat"].view.notice(Notice("hint", notes.welcome))
         for desk in self.desks.values():
             for warning in model.warnings:
-                await desk.view.notice(Notice("warning", lambda text=warning: text))  # type: ignore[misc]
+                await desk.view.notice(Notice("warning", warning))
             if model.info.variant == "base":
                 await desk.view.notice(Notice("warning", notes.base_cause, notes.base_remedy))
 
@@ -170,7 +169,7 @@ class ChatApp(App[None], inherit_bindings=False):
     async def _finish(self, desk: Desk, job: Answering, answer: Answer) -> None:
         """Ends the round: all text is shown, and how it ended."""
         new_text = desk.conversation.rounds[-1].answer
-        ended = desk.conversation.finish(_stop(job))
+        ended = desk.conversation.finish(job.stop)
         if ended.answer == new_text:
             await answer.finish(notes.end_of(ended))
         else:
@@ -181,8 +180,6 @@ class ChatApp(App[None], inherit_bindings=False):
             await desk.view.notice(Notice.of(job.error))
             if not ended.answer:
                 desk.view.give_back(ended.question)
-
-    # What the user does
 
     @on(Prompt.Submitted)
     async def _send(self) -> None:
@@ -280,8 +277,6 @@ class ChatApp(App[None], inherit_bindings=False):
     def _copy_natively(self, text: str) -> None:
         copy_natively(text)
 
-    # What the app says
-
     def hint(self, text: notes.Text) -> None:
         self._chat_screen.status_line.hint(text)
 
@@ -301,9 +296,3 @@ class ChatApp(App[None], inherit_bindings=False):
 
     def _model_name(self) -> str:
         return clean(self.engine.model.info.name) if self.engine.model else ""
-
-
-def _stop(job: Answering) -> Stop:
-    if job.error:
-        return "cancel" if isinstance(job.error, Cancelled) else "error"
-    return (job.stats.stop if job.stats else "") or "end"

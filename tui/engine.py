@@ -10,11 +10,12 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from bq.runtime.errors import BqError
+from bq.runtime.errors import BqError, Cancelled
 from bq.runtime.language import say
 from bq.runtime.prompt import Message
+from bq.tui.conversation import Stop
 
 if TYPE_CHECKING:
     from bq.runtime.generation import Stats
@@ -80,6 +81,13 @@ class Answering(Job):
         self.read = (0, 0)  # tokens of the prompt: read, in all
         self.begun = False  # the first piece of text has come
         self._pieces: deque[str] = deque()
+
+    @property
+    def stop(self) -> Stop:
+        """How the answer ended, once it is done."""
+        if self.error:
+            return "cancel" if isinstance(self.error, Cancelled) else "error"
+        return cast(Stop, self.stats.stop) if self.stats and self.stats.stop else "end"
 
     def take(self) -> str:
         """The text that has come since the last call."""

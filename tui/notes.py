@@ -34,6 +34,10 @@ def refusal(engine: Engine) -> Text | None:
     return None
 
 
+def welcome() -> str:
+    return say("Ask something. F1 shows all keys.", "请提问。F1 显示所有按键。")
+
+
 def no_answer_yet() -> str:
     return say("There is no answer yet.", "还没有回答。")
 

@@ -1,4 +1,4 @@
-"""Tokenizers as bq converts and loads them: the small ones of both generations and, where the data is there, the real ones."""
+"""Tokenizers as bq converts and loads them: small ones of both generations, and the real ones where their data is."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack

@@ -12,7 +12,8 @@ from tests.runtime.conftest import Pair
 
 USER, ASSISTANT = 195, 196
 
-_turns = st.lists(st.tuples(st.sampled_from(["user", "assistant"]), st.text("abc 你", max_size=7)), min_size=1, max_size=9)
+_turn = st.tuples(st.sampled_from(["user", "assistant"]), st.text("abc 你", max_size=7))
+_turns = st.lists(_turn, min_size=1, max_size=9)
 
 
 def encode(text: str) -> list[int]:

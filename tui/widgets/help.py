@@ -25,8 +25,8 @@ class HelpScreen(ModalScreen[None]):
             yield Line(lambda: say("Keys", "按键"), classes="title")
             for key, text in self._entries:
                 with Horizontal(classes="key"):
-                    yield Line(lambda key=key: key, classes="key-name")  # type: ignore[misc]
-                    yield Line(lambda text=text: text, classes="key-text")  # type: ignore[misc]
+                    yield Line(key, classes="key-name")
+                    yield Line(text, classes="key-text")
             yield Line(_more, classes="more")
 
     def on_click(self) -> None:

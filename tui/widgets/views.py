@@ -96,9 +96,6 @@ class ChatView(View):
         yield self.log_area
         yield self.prompt
 
-    async def on_mount(self) -> None:
-        await self.notice(Notice("hint", lambda: say("Ask something. F1 shows all keys.", "请提问。F1 显示所有按键。")))
-
     def question(self) -> str:
         return self.prompt.text.strip()
 

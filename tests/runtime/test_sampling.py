@@ -1,0 +1,165 @@
+"""The next token is drawn from exactly the distribution of the reference: transformers' processors, in numpy here."""
+
+import ctypes
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bq.runtime.gguf_file import GgufFile
+from bq.runtime.llama import library
+from bq.runtime.sampling import Sampler, Sampling, sampling_of
+
+F64 = npt.NDArray[np.float64]
+VOCAB = 40
+WINDOW = 4096
+
+_finite = st.floats(-8, 8, width=32)
+# Values apart from each other: of equal logits at the edge of top-k or top-p, either may stay.
+_logits = st.permutations(range(VOCAB)).flatmap(
+    lambda order: _finite.map(lambda slope: [0.37 * rank * (1 + abs(slope) / 16) - 6 + slope / 9 for rank in order])
+)
+
+
+def reference(logits: Iterable[float], seen: Iterable[int], sampling: Sampling) -> F64:
+    """Probabilities by transformers: RepetitionPenalty over the whole sequence, Temperature, TopK, TopP."""
+    scores = np.array(list(logits), np.float64)
+    for token in set(seen):
+        scores[token] *= sampling.repeat_penalty if scores[token] < 0 else 1 / sampling.repeat_penalty
+    scores /= sampling.temperature
+    if sampling.top_k:
+        scores[scores < np.sort(scores)[-min(sampling.top_k, len(scores))]] = -np.inf
+    shares = np.exp(scores - scores.max())
+    shares /= shares.sum()
+    order = np.argsort(-shares)
+    before = np.cumsum(shares[order]) - shares[order]
+    shares[order[before >= sampling.top_p]] = 0
+    if not shares.any():
+        shares[order[0]] = 1
+    return shares / shares.sum()
+
+
+def chain(logits: Sequence[float], seen: Iterable[int], sampling: Sampling, window: int = WINDOW) -> tuple[F64, int]:
+    """What bq's chain makes of the same logits: probabilities, and the token it chose."""
+    lib = library()
+    data = (lib.llama_token_data * len(logits))()
+    for token, logit in enumerate(logits):
+        data[token].id, data[token].logit = token, logit
+    array = lib.llama_token_data_array(data=data, size=len(logits), selected=-1, sorted=False)
+    sampler = Sampler(sampling, len(logits), window, seen)
+    lib.llama_sampler_apply(sampler._chain, ctypes.byref(array))
+    sampler.close()
+    shares = np.zeros(len(logits))
+    for i in range(array.size):
+        shares[array.data[i].id] = array.data[i].p
+    return shares / (shares.sum() or 1), int(array.data[array.selected].id)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(
+    logits=_logits,
+    seen=st.lists(st.integers(0, VOCAB - 1), max_size=200),
+    temperature=st.floats(0.1, 2),
+    top_k=st.integers(0, VOCAB + 5),
+    top_p=st.floats(0.05, 1),
+    penalty=st.floats(1, 1.5),
+)
+def test_probabilities_are_the_references(
+    logits: list[float], seen: list[int], temperature: float, top_k: int, top_p: float, penalty: float
+) -> None:
+    sampling = Sampling(temperature, top_k, top_p, penalty, seed=1)
+    expected = reference(logits, seen, sampling)
+    # Where float32 decides whether the last token is inside top-p, either answer is right.
+    edges = [abs(reference(logits, seen, replace(sampling, top_p=top_p + off)) - expected).max() for off in (-1e-5, 1e-5)]
+    found, chosen = chain(logits, seen, sampling)
+    assert max(edges) > 1e-3 or np.abs(found - expected).max() < 1e-4
+    assert found[chosen] > 0
+
+
+def test_the_releases_defaults_are_used_as_they_are() -> None:
+    logits = [3.0, 2.9, 2.8, 2.7, 2.6, 2.5, *[0.0] * 34]
+    shares, _ = chain(logits, [0], Sampling(seed=1))
+    assert np.flatnonzero(shares).tolist() == [1, 2, 3, 4]  # of five, the penalized last one is beyond top-p
+    assert shares == pytest.approx(reference(logits, [0], Sampling()), abs=1e-5)
+
+
+@pytest.mark.parametrize("back", [1, 63, 64, 65, 100, WINDOW])
+def test_the_penalty_reaches_the_whole_context(back: int) -> None:
+    """llama.cpp's own default would forget a token after 64."""
+    seen = [7, *[3] * (back - 1)]
+    logits = [2.0 if token == 7 else 1.9 for token in range(VOCAB)]
+    assert chain(logits, seen, Sampling(temperature=0, repeat_penalty=1.2))[1] != 7
+    assert chain(logits, seen, Sampling(temperature=0, repeat_penalty=1.0))[1] == 7
+
+
+def test_what_was_drawn_is_penalized_too() -> None:
+    lib = library()
+    logits = [2.0 if token == 7 else 1.9 if token == 9 else 0.0 for token in range(VOCAB)]
+    sampler = Sampler(Sampling(temperature=0, repeat_penalty=1.2), VOCAB, WINDOW, ())
+    chosen = []
+    for _ in range(3):
+        data = (lib.llama_token_data * VOCAB)(*((token, logit, 0.0) for token, logit in enumerate(logits)))
+        array = lib.llama_token_data_array(data=data, size=VOCAB, selected=-1, sorted=False)
+        lib.llama_sampler_apply(sampler._chain, ctypes.byref(array))
+        chosen.append(int(array.data[array.selected].id))
+        lib.llama_sampler_accept(sampler._chain, chosen[-1])
+    sampler.close()
+    assert chosen == [7, 9, 7]
+
+
+@settings(max_examples=300, deadline=None)
+@given(logits=_logits, seen=st.lists(st.integers(0, VOCAB - 1), max_size=20), penalty=st.floats(1, 1.5))
+def test_temperature_0_is_greedy_after_the_penalty(logits: list[float], seen: list[int], penalty: float) -> None:
+    expected = reference(logits, seen, Sampling(1.0, 0, 1.0, penalty))
+    _, chosen = chain(logits, seen, Sampling(temperature=0, repeat_penalty=penalty))
+    assert expected[chosen] >= expected.max() * (1 - 1e-5)
+
+
+def test_a_seed_gives_the_same_draw_again_and_seeds_differ() -> None:
+    flat = Sampling(temperature=1, top_k=0, top_p=1, repeat_penalty=1)
+    draws = [[chain([0.0] * VOCAB, (), replace(flat, seed=seed))[1] for seed in range(64)] for _ in range(2)]
+    assert draws[0] == draws[1]
+    assert len(set(draws[0])) > 20
+
+
+def test_without_a_seed_draws_differ() -> None:
+    flat = Sampling(temperature=1, top_k=0, top_p=1, repeat_penalty=1, seed=None)
+    assert len({chain([0.0] * VOCAB, (), flat)[1] for _ in range(64)}) > 10
+
+
+def test_draws_follow_the_probabilities() -> None:
+    logits = [2.0, 1.0, 0.0, -1.0, *[-9.0] * 36]
+    sampling = Sampling(temperature=1, top_k=0, top_p=1, repeat_penalty=1)
+    draws = np.bincount([chain(logits, (), replace(sampling, seed=seed))[1] for seed in range(3000)], minlength=VOCAB)
+    assert draws[:4] / 3000 == pytest.approx(reference(logits, (), sampling)[:4], abs=0.035)
+
+
+def test_close_twice_is_harmless() -> None:
+    sampler = Sampler(Sampling(), VOCAB, WINDOW, ())
+    sampler.close()
+    sampler.close()
+
+
+def _file(metadata: dict[str, object]) -> GgufFile:
+    return GgufFile(Path("x.gguf"), metadata, {}, 0)
+
+
+def test_a_files_own_defaults_are_read() -> None:
+    keys = {"temp": 0.5, "top_k": 7, "top_p": 0.9, "penalty_repeat": 1.1}
+    file = _file({f"general.sampling.{key}": value for key, value in keys.items()})
+    assert sampling_of(file) == Sampling(0.5, 7, 0.9, 1.1)
+
+
+def test_a_file_without_defaults_has_baichuan_2s() -> None:
+    assert sampling_of(_file({})) == Sampling(0.3, 5, 0.85, 1.05)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), -1.0, 1e30, "0.3", True, [0.3]])
+@pytest.mark.parametrize("key", ["temp", "top_k", "top_p", "penalty_repeat"])
+def test_a_senseless_default_counts_as_none(key: str, bad: object) -> None:
+    assert sampling_of(_file({f"general.sampling.{key}": bad})) == Sampling()
