@@ -16,7 +16,7 @@ from bq.convert.torch_file import read_torch_file
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.language import say
 
-MAX_JSON_BYTES = 64 << 20
+MAX_JSON_BYTES = 16 << 20
 _LFS_MAGIC = b"version https://git-lfs.github.com/spec/"
 # In order of preference: safetensors first, and an index before a single file of its kind.
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -125,7 +125,7 @@ def _weight_map(path: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
         raise BqError(say(f"{path.name} has no weight_map.", f"{path.name} 没有 weight_map。"), _again())
     for name in set(weight_map.values()):
-        if PurePath(name).name != name or "\\" in name or name in (".", ".."):
+        if PurePath(name).name != name or "\\" in name or name in ("", ".", ".."):
             raise BqError(
                 say(f"{path.name} names the file {name!r} outside its folder.", f"{path.name} 指向文件夹之外的 {name!r}。"),
                 _again(),

@@ -68,9 +68,9 @@ def find_source(text: str) -> tuple[Path, str | None]:
     path = Path(text).expanduser()
     if text == DEMO_SOURCE and not path.exists():
         return demo_checkpoint(), DEMO_NAME
-    if path.is_file():
+    if os.path.isfile(path):
         path = path.parent
-    return path, DEMO_NAME if path.resolve() == demo_checkpoint() else None
+    return path, DEMO_NAME if os.path.realpath(path) == str(demo_checkpoint()) else None
 
 
 def demo_checkpoint() -> Path:
@@ -81,6 +81,17 @@ def demo_checkpoint() -> Path:
 def prepare(source: Path, mixture: str, variant: str | None = None, name: str | None = None) -> Conversion:
     """Read and decide everything. Raises BqError for whatever cannot be converted."""
     chosen = find_mixture(mixture)
+    try:
+        return _prepare(source, chosen, variant, name)
+    except OSError as error:
+        raise BqError(
+            say(f"{error.filename or source} cannot be read: {error.strerror or error}.",
+                f"无法读取 {error.filename or source}：{error.strerror or error}。"),
+            say("Check the path and its permissions.", "请检查路径与权限。"),
+        ) from None  # fmt: skip
+
+
+def _prepare(source: Path, chosen: Mixture, variant: str | None, name: str | None) -> Conversion:
     checkpoint = open_checkpoint(source)
     config = read_config(checkpoint)
     vocabulary = read_vocabulary(source, config.vocab, folder_roles(source))
@@ -105,9 +116,9 @@ def convert(
 
     Raises BqError, among others for a full disk; KeyboardInterrupt passes through after the clean-up.
     """
-    check_output(out, force, conversion.size_bytes)
     begun = time.perf_counter()
     try:
+        check_output(out, force, conversion.size_bytes)
         with writing(out) as part:
             _write(conversion, part, threads, report)
             written = time.perf_counter()

@@ -1,5 +1,6 @@
 """Who a checkpoint is: name, release, variant, sampling defaults, as far as its own files and models.toml tell."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,9 +36,11 @@ def identify(checkpoint: Checkpoint, config: ModelConfig, generation: int, varia
     """Read generation_config.json and match the folder's name. Raises BqError for values that make no sense."""
     path = checkpoint.folder / "generation_config.json"
     settings = read_json(path) if path.is_file() else {}
-    folder = name or checkpoint.folder.resolve().name
-    own = _fitting(find_release(folder), config)
-    origin = own or _fitting(find_release(str(checkpoint.config.get("_name_or_path", ""))), config)
+    folder = name or _folder_name(checkpoint.folder.resolve())
+    own = _fitting(find_release(folder), config, generation)
+    if own and own.layout and own.layout.vocab != config.vocab:
+        own = None  # a fine-tune with tokens of its own
+    origin = own or _fitting(find_release(str(checkpoint.config.get("_name_or_path", ""))), config, generation)
     chosen, reason = _variant(variant, own, settings, folder)
     defaults = next(one for one in releases() if one.generation == ("baichuan2" if generation == 2 else "baichuan"))
     return Identity(
@@ -66,10 +69,18 @@ def folder_roles(folder: Path) -> tuple[int, int]:
     return read_roles(read_json(path) if path.is_file() else {})
 
 
-def _fitting(release: Release | None, config: ModelConfig) -> Release | None:
-    """The release, if the checkpoint has its shape."""
+def _folder_name(folder: Path) -> str:
+    """The folder's name, or in the Hugging Face cache (models--OWNER--NAME/snapshots/HASH) that of the repository."""
+    cache = folder.parent.parent.name
+    name = cache.split("--")[-1] if folder.parent.name == "snapshots" and cache.startswith("models--") else folder.name
+    return name.encode("utf-8", "replace").decode()  # a file name may hold bytes that are no text
+
+
+def _fitting(release: Release | None, config: ModelConfig, generation: int) -> Release | None:
+    """The release, if the checkpoint has its shape and is of its generation."""
     layout = release.layout if release else None
-    if layout is None or (layout.hidden, layout.blocks, layout.ffn) != (config.hidden, config.blocks, config.ffn):
+    shape = (config.hidden, config.blocks, config.ffn, generation)
+    if layout is None or (layout.hidden, layout.blocks, layout.ffn, layout.generation) != shape:
         return None
     return release
 
@@ -79,8 +90,9 @@ def _variant(asked: str | None, own: Release | None, settings: Mapping[str, Any]
         return asked, "--variant"
     if own is not None:
         return own.variant, f"release {own.name}"
-    for variant in VARIANTS:
-        if variant in folder.lower():
+    words = re.split(r"[^a-z]+", folder.lower())  # whole words: a "database" is no Base
+    for variant in ("instruct", "chat", "base"):  # a name with two is of a tuned Base
+        if variant in words:
             return variant, "folder name"
     if "user_token_id" in settings:
         return "chat", "generation_config.json has user_token_id"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bq.convert.checkpoint import Checkpoint
+from bq.convert.checkpoint import Checkpoint, refuse_pointer
 from bq.convert.config import ModelConfig
-from bq.convert.source import SourceTensor
+from bq.convert.source import SourceTensor, aligned
 from bq.convert.vocabulary import Vocabulary
 from bq.runtime import ggml
 from bq.runtime.errors import BqError
@@ -56,9 +56,13 @@ def decide_norm_head(checkpoint: Checkpoint, config: ModelConfig, vocabulary: Vo
 
 def _modeling_code(checkpoint: Checkpoint) -> tuple[bool, str] | None:
     path = checkpoint.folder / "modeling_baichuan.py"
+    refuse_pointer(path)
     if not path.is_file() or path.stat().st_size > 1 << 20:
         return None
-    has = b"NormHead" in path.read_bytes()
+    code = path.read_bytes()
+    if b"ForCausalLM" not in code:  # something else under its name, such as an error page
+        return None
+    has = b"NormHead" in code
     return has, f"modeling_baichuan.py has {'' if has else 'no '}NormHead"
 
 
@@ -79,7 +83,7 @@ def _role_pieces(vocabulary: Vocabulary) -> tuple[bool, str] | None:
 def _row_norms(head: SourceTensor) -> str:
     rows = head.view()[:: max(1, head.shape[0] // _SAMPLE_ROWS)]
     wide = np.empty(rows.shape, np.float32)
-    ggml.widen(np.ascontiguousarray(rows), wide)
+    ggml.widen(aligned(rows), wide)
     norms = np.sqrt(np.square(wide, dtype=np.float64).sum(axis=1))
     low, middle, high = np.quantile(norms, (0, 0.5, 1))
     same = " (already normalised)" if max(abs(low - 1), abs(high - 1)) < _NORMALISED else ""

@@ -19,8 +19,9 @@ _LOCK_BYTE = 1 << 62  # Windows locks byte ranges against reading too: one far b
 
 def check_output(out: Path, force: bool, need_bytes: int) -> None:
     """Raise UsageError or BqError if `out` exists, its folder does not, or the disk has too little space."""
-    if out.is_dir():
-        raise UsageError(say(f"{out} is a folder.", f"{out} 是文件夹。"), say("Give a file name with -o.", "请用 -o 给出文件名。"))
+    if out.exists() and not out.is_file():
+        raise UsageError(say(f"{out} is a folder or a device.", f"{out} 是文件夹或设备。"),
+                         say("Give a file name with -o.", "请用 -o 给出文件名。"))  # fmt: skip
     if out.exists() and not force:
         raise UsageError(
             say(f"{out} exists already.", f"{out} 已存在。"),
@@ -56,7 +57,7 @@ def writing(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise BqError(say(f"{part} cannot be written: {error.strerror}.", f"无法写入 {part}：{error.strerror}。"),
                       say("Check the folder's permissions, or give another -o.", "请检查文件夹权限，或用 -o 指定其他位置。")) from None  # fmt: skip
-    if not _try_lock(lock):
+    if not _try_lock(lock) or not _is_there(lock, part):
         lock.close()
         raise BqError(
             say(f"Another bq is writing {out.name}.", f"另一个 bq 正在写 {out.name}。"),
@@ -91,6 +92,14 @@ def _try_lock(file: BinaryIO) -> bool:
     except OSError:
         return False
     return True
+
+
+def _is_there(file: BinaryIO, path: Path) -> bool:
+    """Whether `path` still is the open file: another run may have named it since, and it must not be truncated then."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
 
 
 def _sync_folder(folder: Path) -> None:

@@ -26,6 +26,7 @@ STORAGES = {
 _ORDERED_DICT = "collections.OrderedDict"
 _REBUILD_TENSOR = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor")
 _REBUILD_PARAMETER = "torch._utils._rebuild_parameter"
+MAX_DIMENSIONS = 8  # more than any weight has; without a bound, one long shape used often would fill the memory
 KNOWN_GLOBALS = frozenset({_ORDERED_DICT, *_REBUILD_TENSOR, _REBUILD_PARAMETER, *STORAGES})
 
 
@@ -145,16 +146,18 @@ def _reduce(machine: Machine, _: Any) -> None:
 
 
 def _rebuild(name: str, arguments: tuple[Any, ...]) -> Any:
-    if name == _ORDERED_DICT:
-        return _dict_of([item for pair in (arguments[0] if arguments else []) for item in pair])
+    if name == _ORDERED_DICT and not arguments:  # its items follow as SETITEMS
+        return {}
     if name == _REBUILD_PARAMETER:
         return arguments[0]
     if name in _REBUILD_TENSOR:
         storage, offset, shape, strides = arguments[:4]
+        if not all(isinstance(sizes, tuple) and len(sizes) <= MAX_DIMENSIONS for sizes in (shape, strides)):
+            raise BadPickle("a tensor has no proper shape")
         sizes = (offset, *shape, *strides)
         if not isinstance(storage, Storage) or not all(type(n) is int and n >= 0 for n in sizes):
             raise BadPickle("a tensor is described by something other than counts")
-        return TensorRecord(storage, offset, tuple(shape), tuple(strides))
+        return TensorRecord(storage, offset, shape, strides)
     raise BadPickle(f"{name} is called")
 
 
@@ -171,17 +174,20 @@ def _persistent_id(machine: Machine, _: Any) -> None:
 def _dict_of(values: list[Any]) -> dict[Any, Any]:
     if len(values) % 2 or not all(isinstance(key, str | int) for key in values[::2]):
         raise BadPickle("a dict has keys that are not names")
-    return dict(zip(values[::2], values[1::2], strict=True))
+    found = dict(zip(values[::2], values[1::2], strict=True))
+    if 2 * len(found) != len(values):
+        raise BadPickle("a name stands twice")
+    return found
 
 
 def _set_items(machine: Machine, values: list[Any]) -> None:
     target = machine.stack[-1]
     if not isinstance(target, dict):
         raise BadPickle("items are set on something that is not a dict")
-    for key in _dict_of(values):
-        if key in target:
-            raise BadPickle(f"the name {key!r} stands twice")
-    target.update(_dict_of(values))
+    items = _dict_of(values)
+    if not target.keys().isdisjoint(items):
+        raise BadPickle("a name stands twice")
+    target.update(items)
 
 
 def _append(machine: Machine, values: list[Any]) -> None:

@@ -16,6 +16,8 @@ from bq.runtime.errors import BqError
 from bq.runtime.ggml import GgmlType, row_bytes
 from bq.runtime.language import say
 
+# What bitsandbytes, Baichuan's own int8 and GPTQ or AWQ call the parts of a quantized matrix.
+_REPACKED = (".weight.data", ".quant_state", ".absmax", ".SCB", ".weight_scale", ".qweight")
 ALIGNMENT = 32  # GGUF's default; every tensor starts at a multiple of it
 
 
@@ -163,9 +165,9 @@ def _attention(checkpoint: Checkpoint, prefix: str, hidden: int) -> tuple[_Part,
 
 def _check_names(checkpoint: Checkpoint, wanted: set[str]) -> None:
     found = set(checkpoint.tensors)
-    if repacked := sorted(name for name in found if name.endswith(".quant_state") or name.endswith("weight.data")):
+    if repacked := sorted(name for name in found if name.endswith(_REPACKED)):
         raise BqError(
-            say(f"This is a 4-bit repack: it holds {repacked[0]}.", f"这是 4 位量化的重打包版本：含有 {repacked[0]}。"),
+            say(f"This is a 4-bit or int8 repack: it holds {repacked[0]}.", f"这是 4 位或 int8 量化的重打包版本：含有 {repacked[0]}。"),
             say("Use the bf16 release.", "请使用 bf16 的原版发布。"),
         )
     for names, en, zh in (

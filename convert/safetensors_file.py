@@ -13,7 +13,9 @@ from bq.convert.source import ITEM_SIZES, MappedFile, SourceTensor, contiguous_s
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
 
-MAX_HEADER_BYTES = 100_000_000  # the bound of the reference implementation
+# The reference implementation allows 100 MB, which as Python objects would fill the memory; a 13B release has 40 KB.
+MAX_HEADER_BYTES = 16 << 20
+MAX_DIMENSIONS = 8
 _DTYPES = {
     "BF16": "bf16",
     "F16": "f16",
@@ -52,9 +54,13 @@ def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or length > MAX_HEADER_BYTES or 8 + length > size:
             raise _Bad(say(f"its header claims {length:,} bytes", f"文件头声称有 {length:,} 字节"))
-        header = json.loads(stream.read(length).decode("utf-8"), object_pairs_hook=_unique)
-    if not isinstance(header, dict):
+        text = stream.read(length).decode("utf-8")
+    header = json.loads(text, object_pairs_hook=_unique)
+    if not text.startswith("{") or not isinstance(header, dict):
         raise _Bad(say("its header is no object", "文件头不是对象"))
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _Bad(say("its __metadata__ holds something other than texts", "其 __metadata__ 含有非文本的值"))
     return header, 8 + length
 
 
@@ -65,18 +71,28 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _checked(name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+    """dtype, shape, and the bytes from begin to end of the data, of one entry of the header."""
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise _Bad(say(f"{name} is not described by dtype, shape and data_offsets",
+                       f"{name} 的描述不是 dtype、shape 与 data_offsets"))  # fmt: skip
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
+        raise _Bad(say(f"{name} is described by something other than counts", f"{name} 的描述不是非负整数"))
+    if entry["dtype"] not in _DTYPES:
+        raise _Bad(say(f"{name} has the unknown dtype {entry['dtype']}", f"{name} 的 dtype {entry['dtype']} 未知"))
+    return _DTYPES[entry["dtype"]], tuple(shape), offsets[0], offsets[1]
+
+
+def _are_counts(values: Any) -> bool:
+    return isinstance(values, list) and len(values) <= MAX_DIMENSIONS and all(type(n) is int and n >= 0 for n in values)
+
+
 def _tensors(header: dict[str, Any], data_start: int, size: int, file: MappedFile) -> dict[str, SourceTensor]:
     tensors = {}
     position = 0
-    entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
-    for name, entry in sorted(entries, key=lambda item: (item[1]["data_offsets"], item[0])):
-        begin, end = entry["data_offsets"]
-        shape = tuple(entry["shape"])
-        if not all(type(n) is int and n >= 0 for n in (begin, end, *shape)):
-            raise _Bad(say(f"{name} is described by something other than counts", f"{name} 的描述不是非负整数"))
-        dtype = _DTYPES.get(entry["dtype"])
-        if dtype is None:
-            raise _Bad(say(f"{name} has the unknown dtype {entry['dtype']}", f"{name} 的 dtype {entry['dtype']} 未知"))
+    entries = [(name, *_checked(name, entry)) for name, entry in header.items()]
+    for name, dtype, shape, begin, end in sorted(entries, key=lambda entry: (entry[3:], entry[0])):
         if begin != position or end - begin != math.prod(shape) * ITEM_SIZES[dtype]:
             raise _Bad(say(f"the offsets of {name} {list(shape)} do not fit", f"{name} {list(shape)} 的偏移量不符"))
         tensors[name] = SourceTensor(name, dtype, shape, contiguous_strides(shape), data_start + begin, file)

@@ -59,15 +59,20 @@ class SourceTensor:
         return self.dtype in CARRIERS
 
     def view(self) -> Array:
-        """The tensor as a strided view of the file, in its carrier dtype (see CARRIERS)."""
+        """The tensor as a strided view of the file, in its carrier dtype (see CARRIERS); `aligned` is for C code.
+
+        A safetensors file may lay a tensor at an odd byte, and then the view is not aligned.
+        """
         carrier = np.dtype(CARRIERS[self.dtype])
         span = 1 + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
-        raw = self.file.bytes[self.start : self.start + span * carrier.itemsize]
-        if self.start % carrier.itemsize:  # a file may lay a tensor at an odd byte; C code expects it aligned
-            raw = raw.copy()
-        flat = raw.view(carrier)
+        flat = self.file.bytes[self.start : self.start + span * carrier.itemsize].view(carrier)
         steps = tuple(step * carrier.itemsize for step in self.strides)
         return np.lib.stride_tricks.as_strided(flat, self.shape, steps, writeable=False)
+
+
+def aligned(rows: Array) -> Array:
+    """`rows` as C code expects them: without gaps and on an even address; copied only if they are not."""
+    return rows if rows.flags.c_contiguous and rows.flags.aligned else rows.copy()
 
 
 def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:

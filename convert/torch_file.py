@@ -15,7 +15,7 @@ from bq.runtime.errors import BqError
 from bq.runtime.language import say
 
 # A 13B state dict's pickle is about 50 KB; this bound keeps a hostile one from filling the memory.
-MAX_PICKLE_BYTES = 64 << 20
+MAX_PICKLE_BYTES = 2 << 20
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, …, name length, extra length (APPNOTE.TXT 4.3.7)
 # torch.serialization.MAGIC_NUMBER as the first pickle of the form before torch 1.6; the older one is a tar file.
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -31,7 +31,9 @@ def read_torch_file(path: Path) -> dict[str, SourceTensor]:
             folder, pickle = _read_pickle(archive, path)
             state = _state_dict(pickle, path)
             members = {info.filename: info for info in archive.infolist()}
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, struct.error, RuntimeError) as error:
+            if len(members) != len(archive.infolist()):
+                raise zipfile.BadZipFile(say("a name stands twice in it", "其中有重复的名称"))
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, struct.error, RuntimeError, ValueError) as error:
         raise _truncated(path, str(error)) from None
     return {name: _locate(name, value, folder, members, file) for name, value in state.items()}
 
@@ -64,15 +66,21 @@ def _read_pickle(archive: zipfile.ZipFile, path: Path) -> tuple[str, bytes]:
     if len(names) != 1:
         raise _truncated(path, say("it holds no single data.pkl", "其中没有唯一的 data.pkl"))
     folder = names[0].removesuffix("data.pkl")
-    info = archive.getinfo(names[0])
-    if info.file_size > MAX_PICKLE_BYTES or info.compress_type != zipfile.ZIP_STORED:
-        raise _truncated(path, say("its data.pkl is compressed or too large", "其中的 data.pkl 被压缩或过大"))
-    if folder + "byteorder" in archive.namelist() and archive.read(folder + "byteorder") != b"little":
+    if folder + "byteorder" in archive.namelist() and _read_member(archive, folder + "byteorder", path) != b"little":
         raise BqError(
             say(f"{path.name} was saved on a big-endian machine.", f"{path.name} 是在大端机器上保存的。"),
             say("Save it again on a little-endian machine.", "请在小端机器上重新保存。"),
         )
-    return folder, archive.read(names[0])
+    return folder, _read_member(archive, names[0], path)
+
+
+def _read_member(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
+    """The content of a small member. A compressed one is refused unread, for it may be of any size."""
+    info = archive.getinfo(name)
+    if info.file_size > MAX_PICKLE_BYTES or info.compress_type != zipfile.ZIP_STORED:
+        name = name.rsplit("/", 1)[1]
+        raise _truncated(path, say(f"its {name} is compressed or too large", f"其中的 {name} 被压缩或过大"))
+    return archive.read(info)
 
 
 def _state_dict(pickle: bytes, path: Path) -> dict[str, TensorRecord]:

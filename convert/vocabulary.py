@@ -51,7 +51,7 @@ class Vocabulary:
 
     def role_generation(self, user: int = USER_ROLE, assistant: int = ASSISTANT_ROLE) -> int | None:
         """1 or 2 by the names of the role pieces, None if they are others."""
-        names = (self.pieces[user], self.pieces[assistant])
+        names = (self.pieces[user], self.pieces[assistant]) if len(self.pieces) > max(user, assistant) else None
         return next((generation for generation, pair in ROLE_PIECES.items() if pair == names), None)
 
 
@@ -75,7 +75,7 @@ def read_vocabulary(folder: Path, rows: int, roles: tuple[int, int]) -> Vocabula
     pieces += [f"[PAD{i}]" for i in range(len(pieces), rows)]
     scores += [0.0] * padding
     types += [TokenType.UNUSED] * padding
-    added = _add_tokens(folder, pieces, types)
+    added = _add_tokens(folder, pieces, types, rows - padding)
     for role in roles:
         if not 2 < role < rows:
             raise BqError(say(f"The role id {role} is outside the vocabulary of {rows:,}.", f"角色 id {role} 超出 {rows:,} 的词表。"))
@@ -120,7 +120,8 @@ def _parse(path: Path) -> Any:
             say(f"tokenizer.model cannot be read: {error}.", f"无法读取 tokenizer.model：{error}。"),
             say("Download it again.", "请重新下载该文件。"),
         ) from None
-    if model.trainer_spec.model_type != _BPE or len(model.pieces) < 3:
+    spec = model.trainer_spec
+    if spec.model_type != _BPE or not all(0 <= i < len(model.pieces) for i in (spec.unk_id, spec.bos_id, spec.eos_id)):
         raise BqError(
             say("tokenizer.model is no SentencePiece BPE model, as every Baichuan release has.",
                 "tokenizer.model 不是 SentencePiece BPE 模型，而 Baichuan 的发布都是。"),
@@ -129,9 +130,8 @@ def _parse(path: Path) -> Any:
     return model
 
 
-def _add_tokens(folder: Path, pieces: list[str], types: list[int]) -> int:
-    """Write a fine-tune's added tokens over the padding; returns how many were added."""
-    first = len(types) - sum(kind == TokenType.UNUSED for kind in types)
+def _add_tokens(folder: Path, pieces: list[str], types: list[int], first: int) -> int:
+    """Write a fine-tune's added tokens over the padding, which begins at `first`; returns how many were added."""
     count = 0
     for token, (number, special) in sorted(_added_tokens(folder).items(), key=lambda item: item[1][0]):
         if not 0 <= number < len(pieces):
@@ -159,7 +159,7 @@ def _added_tokens(folder: Path) -> dict[str, tuple[int, bool]]:
             found[token] = (number, token in special)
     decoder = _optional_json(folder / "tokenizer_config.json").get("added_tokens_decoder")
     for key, entry in (decoder if isinstance(decoder, dict) else {}).items():
-        if key.isdecimal() and isinstance(entry, dict) and isinstance(entry.get("content"), str):
+        if key.isdecimal() and len(key) < 10 and isinstance(entry, dict) and isinstance(entry.get("content"), str):
             found[entry["content"]] = (int(key), entry.get("special") is True)
     return found
 

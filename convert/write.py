@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bq.convert.plan import Plan, PlannedTensor, row_order
+from bq.convert.source import aligned
 from bq.runtime import ggml
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
@@ -92,12 +93,7 @@ def _convert_rows(tensor: PlannedTensor, start: int, stop: int) -> npt.NDArray[n
     view = tensor.source.view()
     if view.ndim == 1:
         view = view[np.newaxis, :]
-    rows = view[row_order(tensor, start, stop)]
-    if not rows.flags.c_contiguous:
-        rows = np.ascontiguousarray(rows)
-    if tensor.kind == ggml.GgmlType.BF16 and tensor.source.dtype == "bf16" and not tensor.normalise:
-        copied: npt.NDArray[np.uint8] = rows.view(np.uint8).copy()  # ggml would round these to themselves
-        return copied
+    rows = aligned(view[row_order(tensor, start, stop)])
     wide = _buffer(rows.size).reshape(rows.shape)
     ggml.widen(rows, wide)
     _check_finite(tensor, wide, start)

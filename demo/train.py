@@ -8,176 +8,27 @@ screen. Needs torch, numpy and sentencepiece, nothing of bq. The seed is fixed; 
 from __future__ import annotations
 
 import argparse
-import math
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import sentencepiece
 import torch
 from corpus import load_corpus
 from tokenizer import broken_round_trips, load_tokenizer, train_tokenizer
-from torch import Tensor, nn
-from torch.nn import functional as F
+from training.batches import Batch, batches
 from training.checkpoint import load_network, write_checkpoint
 from training.network import Network, Shape
-from training.samples import IGNORED, Sample, Sampler
+from training.recipe import Recipe
+from training.samples import Sampler
 from training.score import Exam, exams, failures, greedy, scores
+from training.trainer import Trainer
 
 HERE = Path(__file__).parent
 _SHOWN_PARTS = ("held-out", "dialogue held-out", "off-topic held-out")
 _SHOWN_FAILURES = 100
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What is chosen by measurement; README.md holds the figures."""
-
-    seed: int = 2
-    steps: int = 4000
-    learning_rate: float = 2e-3
-    warmup: int = 150
-    weight_decay: float = 0.1
-    dropout: float = 0.1
-    strength: float = 1.0  # of augmentation
-    subject_weight: float = 0.3
-    rows: int = 20  # of packed short samples
-    row_length: int = 192
-    long_every: int = 5  # one step in so many has long conversations
-    long_rows: int = 5
-    long_length: int = 768
-    rough_from: float = 0.6  # share of the steps after which weights are rounded in the forward pass
-    averaging: float = 0.995
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Rows of samples end to end; attention stays within a sample."""
-
-    ids: Tensor  # [rows, length]
-    labels: Tensor  # [rows, length]
-    subjects: Tensor  # [rows, length]
-    mask: Tensor  # [rows, 1, length, length], true where attention goes
-
-
-def pack(samples: Iterator[Sample], rows: int, length: int) -> Batch:
-    """Fills each row with whole samples. RoPE is relative, so a sample may begin anywhere."""
-    ids, numbers = torch.zeros(rows, length, dtype=torch.long), torch.zeros(rows, length, dtype=torch.long)
-    labels, subjects = torch.full_like(ids, IGNORED), torch.full_like(ids, IGNORED)
-    waiting = next(samples)
-    for row in range(rows):
-        at, number = 0, 1
-        while at + len(waiting.ids) <= length:
-            end = at + len(waiting.ids)
-            ids[row, at:end], labels[row, at:end] = torch.tensor(waiting.ids), torch.tensor(waiting.labels)
-            subjects[row, at:end], numbers[row, at:end] = torch.tensor(waiting.subjects), number
-            at, number, waiting = end, number + 1, next(samples)
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    return Batch(ids, labels, subjects, ((numbers[:, None, :] == numbers[:, :, None]) & causal)[:, None])
-
-
-def batches(sampler: Sampler, recipe: Recipe) -> Iterator[Batch]:
-    """Packed short samples, and every few steps long conversations."""
-
-    def shorts() -> Iterator[Sample]:
-        while True:
-            sample = sampler.short()
-            if len(sample.ids) <= recipe.row_length:
-                yield sample
-
-    def longs() -> Iterator[Sample]:
-        while True:
-            yield sampler.long(recipe.long_length)
-
-    short_samples, long_samples, step = shorts(), longs(), 0
-    while True:
-        step += 1
-        if step % recipe.long_every:
-            yield pack(short_samples, recipe.rows, recipe.row_length)
-        else:
-            yield pack(long_samples, recipe.long_rows, recipe.long_length)
-
-
-def rounded(weight: Tensor) -> Tensor:
-    """The weight as 4-bit blocks of 32 would hold it, about as far off as Q4_K."""
-    blocks = weight.view(-1, 32)
-    low, high = blocks.amin(1, keepdim=True), blocks.amax(1, keepdim=True)
-    scale = ((high - low) / 15).clamp_min(1e-12)
-    return (((blocks - low) / scale).round_() * scale + low).view_as(weight)
-
-
-@contextmanager
-def rough_weights(network: Network, rough: bool) -> Iterator[None]:
-    """While it lasts the matrices are rounded: the loss learns to stand it, the weights themselves stay exact."""
-    if not rough:
-        yield
-        return
-    matrices = [
-        parameter for name, parameter in network.named_parameters() if parameter.dim() == 2 and name != "lm_head"
-    ]
-    exact = [matrix.data for matrix in matrices]
-    for matrix in matrices:
-        matrix.data = rounded(matrix.data)
-    yield
-    for matrix, data in zip(matrices, exact, strict=True):
-        matrix.data = data
-
-
-class Trainer:
-    """The network with its optimizer and its running average."""
-
-    def __init__(self, shape: Shape, recipe: Recipe, subjects: int) -> None:
-        self.recipe = recipe
-        self.network = Network(shape)
-        self.subject_head = nn.Linear(shape.hidden_size, subjects)
-        self.average = [parameter.detach().clone() for parameter in self.network.parameters()]
-        self._hidden = torch.compile(self.network.hidden, dynamic=False)
-        every = [*self.network.parameters(), *self.subject_head.parameters()]
-        groups = [
-            {"params": [parameter for parameter in every if parameter.dim() == 2], "weight_decay": recipe.weight_decay},
-            {"params": [parameter for parameter in every if parameter.dim() == 1], "weight_decay": 0.0},
-        ]
-        self._parameters = every
-        self._optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
-
-    def step(self, batch: Batch, number: int, progress: float) -> float:
-        """Optimizer step `number`, at `progress` from 0 to 1; returns the loss on the answers."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * min(1.0, number / self.recipe.warmup) * _cooling(progress)
-        with rough_weights(self.network, progress > self.recipe.rough_from):
-            answers, subjects = self._losses(batch)
-            (answers + self.recipe.subject_weight * subjects).backward()
-        nn.utils.clip_grad_norm_(self._parameters, 1.0)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        own = [parameter.data for parameter in self.network.parameters()]
-        torch._foreach_lerp_(self.average, own, 1 - min(self.recipe.averaging, number / (number + 10)))
-        return answers.item()
-
-    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        with torch.autocast("cpu", torch.bfloat16):
-            hidden = self._hidden(batch.ids, batch.mask, self.recipe.dropout)
-            logits = self.network.logits(hidden[batch.labels != IGNORED])
-            subjects = self.subject_head(hidden[batch.subjects != IGNORED])
-        return (
-            F.cross_entropy(logits.float(), batch.labels[batch.labels != IGNORED]),
-            F.cross_entropy(subjects.float(), batch.subjects[batch.subjects != IGNORED]),
-        )
-
-    def averaged(self) -> Network:
-        """A copy of the network with the averaged weights at the precision of the file."""
-        copy = Network(self.network.shape)
-        for parameter, average in zip(copy.parameters(), self.average, strict=True):
-            parameter.data = average.to(torch.bfloat16).float()
-        return copy.eval()
-
-
-def _cooling(progress: float) -> float:
-    """The learning rate's share: full for the first third, then down to nothing by a half cosine."""
-    return 0.5 * (1 + math.cos(math.pi * max(0.0, min(1.0, 1.5 * progress - 0.5))))
+_NORM_HEAD_STRIDE = 7
 
 
 def report(network: Network, asked: list[Exam], norm_head: bool = True) -> list[Exam]:
@@ -247,8 +98,8 @@ def evaluate(folder: Path) -> None:
     asked = exams(load_corpus(), tokenizer)
     print("with NormHead, bf16 weights, f32 arithmetic:")
     failed = report(network, asked)
-    print("with NormHead left out:")
-    report(network, asked, norm_head=False)
+    print(f"with NormHead left out, one wording in {_NORM_HEAD_STRIDE}:")
+    report(network, asked[::_NORM_HEAD_STRIDE], norm_head=False)
     for exam in [exam for exam in failed if exam.part in _SHOWN_PARTS][:_SHOWN_FAILURES]:
         answer = tokenizer.decode(greedy(network, exam.prompt))
         print(f"  wrong: {exam.asked}\n    said     {answer}\n    expected {exam.expected}")

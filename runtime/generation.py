@@ -18,7 +18,6 @@ from bq.runtime.sampling import Sampler, Sampling
 from bq.runtime.text_stream import TextStream
 from bq.runtime.tokenizer import Tokenizer
 
-_BATCH = 512
 _ABORTED, _NO_SLOT = 2, 1  # llama_decode's results (llama.h)
 
 
@@ -69,7 +68,12 @@ class Engine:
         self.size = size
         self.ends = ends
         self._cached: list[int] = []
+        self._batch = int(library().llama_n_batch(context))  # llama.cpp makes it as small as a small context
         self._one = (library().llama_token * 1)()
+
+    def close(self) -> None:
+        """Nothing is decoded any more; the context's owner frees it."""
+        self.context = None
 
     def is_end(self, token: int) -> bool:
         return token in self.ends or self.tokenizer.is_end(token)
@@ -97,8 +101,8 @@ class Engine:
         """Decode `ids` after what is cached, in batches; False if it was cancelled on the way."""
         lib = library()
         with _abort_on(self.context, options.cancel):
-            for start in range(0, len(ids), _BATCH):
-                part = ids[start : start + _BATCH]
+            for start in range(0, len(ids), self._batch):
+                part = ids[start : start + self._batch]
                 if options.is_cancelled or not self._decode((lib.llama_token * len(part))(*part), len(part)):
                     self._truncate(len(self._cached))
                     return False
@@ -162,6 +166,8 @@ class Generation:
     def __iter__(self) -> Iterator[str]:
         """Pieces of text: whole characters, control characters made harmless."""
         stats, engine = self.stats, self._engine
+        if engine.context is None:
+            raise RuntimeError("the model is closed")
         begun = time.perf_counter()
         stats.reused_tokens = engine.keep_prefix(self._prompt.ids)
         is_ready = engine.prefill(self._prompt.ids[stats.reused_tokens :], self._options)

@@ -20,6 +20,7 @@ from bq.runtime.ggml import GgmlType, block_size
 from bq.runtime.language import say
 
 MAGIC = b"GGUF"
+# MAX_ARRAY holds for all arrays of a file together: as Python objects their elements take many times their bytes.
 MAX_KEYS, MAX_TENSORS, MAX_ARRAY, MAX_STRING, MAX_NAME = 4096, 65536, 1 << 24, 1 << 26, 64
 DEFAULT_ALIGNMENT = 32
 _STRING, _ARRAY, _BOOL = 8, 9, 7
@@ -53,9 +54,10 @@ class GgufFile:
         return value if isinstance(value, str) else default
 
     def number(self, key: str, default: float) -> float:
-        """A numeric value, or `default` if it is missing or of another type."""
+        """A finite number, or `default` if it is missing or of another type."""
         value = self.metadata.get(key)
-        return value if isinstance(value, int | float) and not isinstance(value, bool) else default
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return value if is_number and math.isfinite(value) else default
 
     def count(self, key: str, default: int = 0) -> int:
         """A whole number, or `default` if it is missing or of another type."""
@@ -80,10 +82,10 @@ class _Bad(Exception):
 def read_gguf(path: Path) -> GgufFile:
     """Read and check the header of `path`. Raises BqError naming what is wrong."""
     try:
+        size = path.stat().st_size  # before it is opened: a named pipe would wait there for a writer
+        if size < 24:
+            raise _Bad(say(f"it has only {size} bytes", f"只有 {size} 字节"))
         with path.open("rb") as file:
-            size = path.stat().st_size
-            if size < 24:
-                raise _Bad(say(f"it has only {size} bytes", f"只有 {size} 字节"))
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             try:
                 return _Reader(mapped, size).read(path)
@@ -108,6 +110,7 @@ class _Reader:
         self.data = data
         self.size = size
         self.at = 0
+        self.elements = 0
 
     def read(self, path: Path) -> GgufFile:
         if self.take(4) != MAGIC:
@@ -157,7 +160,8 @@ class _Reader:
 
     def array(self) -> Any:
         kind, count = self.scalar("I"), self.scalar("Q")
-        if count > MAX_ARRAY:
+        self.elements += count
+        if self.elements > MAX_ARRAY:
             raise _Bad(say(f"it claims an array of {count:,}", f"声称有 {count:,} 个元素的数组"))
         if kind == _STRING:
             return [self.string() for _ in range(count)]

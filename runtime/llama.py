@@ -51,6 +51,20 @@ def library() -> Any:
     return bindings
 
 
+def model_params() -> Any:
+    """Default parameters for loading a model, safe on this machine.
+
+    On a processor with AMX, llama.cpp repacks weights for it and then ends the process: compilers drop most of the tile
+    configuration that it builds on the stack (llama.cpp#26954, #20824; gcc 12 does). Without the extra buffer types the weights
+    stay as they are and the ordinary kernels run. Only server processors have AMX.
+    """
+    lib = library()
+    params = lib.llama_model_default_params()
+    if b"AMX_INT8 = 1" in lib.llama_print_system_info():
+        params.use_extra_bufts = False
+    return params
+
+
 def can_offload() -> bool:
     """Whether this build of llama.cpp can use a GPU."""
     return bool(library().llama_supports_gpu_offload())

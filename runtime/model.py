@@ -4,6 +4,7 @@ It drives llama.cpp's low-level calls itself: the bindings' `Llama` class detoke
 token, holds a score buffer of n_batch times the vocabulary, and cannot be stopped (bench/loop.py measures it).
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,9 @@ from bq.runtime.cpu import default_threads
 from bq.runtime.errors import BqError, Cancelled, UsageError
 from bq.runtime.generation import Engine, Generation, Options
 from bq.runtime.gguf_file import GgufFile, read_gguf
-from bq.runtime.known import describe_file, file_warnings
+from bq.runtime.known import describe_file, file_warnings, senseless_key
 from bq.runtime.language import say
-from bq.runtime.llama import last_errors, library
+from bq.runtime.llama import last_errors, library, model_params
 from bq.runtime.prompt import Message, Prompt, Roles, build_prompt
 from bq.runtime.sampling import Sampling, sampling_of
 from bq.runtime.tokenizer import Tokenizer
@@ -59,7 +60,7 @@ def load(
     file = read_gguf(path)
     _check_runs(file)
     lib = library()
-    params = lib.llama_model_default_params()
+    params = model_params()
     if options.gpu_layers is not None:
         params.n_gpu_layers = options.gpu_layers
     stopped: list[bool] = []
@@ -71,7 +72,7 @@ def load(
         return not stopped
 
     params.progress_callback = on_progress
-    model = lib.llama_model_load_from_file(str(path).encode(), params)
+    model = lib.llama_model_load_from_file(os.fsencode(path), params)
     if stopped:
         if model:
             lib.llama_model_free(model)
@@ -100,6 +101,12 @@ def _check_runs(file: GgufFile) -> None:
                 f"{file.path.name} 有 {blocks} 块；llama.cpp 运行时会丢失位置信息。"),
             say("Only 32 blocks (7B) and 40 (13B) work.", "只支持 32 块（7B）与 40 块（13B）。"),
         )  # fmt: skip
+    key = senseless_key(file)
+    if key is not None:
+        raise BqError(
+            say(f"{file.path.name} has a senseless {key}.", f"{file.path.name} 的 {key} 没有意义。"),
+            say("Convert the checkpoint again with `bq convert`.", "请用 `bq convert` 重新转换检查点。"),
+        )
 
 
 def _context_params(lib: Any, file: GgufFile, options: LoadOptions) -> Any:
@@ -107,7 +114,7 @@ def _context_params(lib: Any, file: GgufFile, options: LoadOptions) -> Any:
     size = min(options.ctx or trained, trained)
     params = lib.llama_context_default_params()
     params.n_ctx = size
-    params.n_batch = params.n_ubatch = min(_BATCH, size)
+    params.n_batch = params.n_ubatch = _BATCH
     params.n_threads = params.n_threads_batch = options.threads or default_threads()
     return params
 
@@ -139,7 +146,7 @@ class Model:
             size_bytes=file.size_bytes,
             context=int(lib.llama_n_ctx(context)),
             sampling=sampling_of(file),
-            max_new_tokens=file.count("bq.max_new_tokens", DEFAULT_ANSWER_TOKENS),
+            max_new_tokens=max(0, file.count("bq.max_new_tokens")) or DEFAULT_ANSWER_TOKENS,
         )
         self.warnings = file_warnings(file)
         ends = {self.roles.user} if known.variant != "base" else set()
@@ -199,7 +206,9 @@ class Model:
     def close(self) -> None:
         """Free the memory; the model is not used again."""
         if self._engine is not None:
+            self._engine.close()
             self._engine = None
+            self.tokenizer.close()
             library().llama_free(self._context)
             library().llama_model_free(self._model)
 

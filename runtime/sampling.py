@@ -29,13 +29,18 @@ class Sampling:
 
 
 def sampling_of(file: "GgufFile") -> Sampling:
-    """The defaults that a file's release came with (general.sampling.*), Baichuan 2's where it has none."""
+    """The defaults that a file's release came with (general.sampling.*), Baichuan 2's where it has none that make sense."""
     default = Sampling()
+
+    def within(key: str, least: float, most: float, default: float) -> float:
+        value = file.number(f"general.sampling.{key}", default)
+        return float(value) if least <= value <= most else default
+
     return Sampling(
-        temperature=float(file.number("general.sampling.temp", default.temperature)),
-        top_k=file.count("general.sampling.top_k", default.top_k),
-        top_p=float(file.number("general.sampling.top_p", default.top_p)),
-        repeat_penalty=float(file.number("general.sampling.penalty_repeat", default.repeat_penalty)),
+        temperature=within("temp", 0, 100, default.temperature),
+        top_k=int(within("top_k", 0, 1 << 20, default.top_k)),
+        top_p=within("top_p", 0, 1, default.top_p),
+        repeat_penalty=within("penalty_repeat", 0.01, 100, default.repeat_penalty),
     )
 
 

@@ -6,6 +6,7 @@ says false and the space is put here.
 """
 
 import ctypes
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,8 @@ class Tokenizer:
         if not data:
             return []
         lib = library()
+        if self._vocab is None:
+            raise RuntimeError("the model is closed")
         ids = (lib.llama_token * (len(data) + 1))()
         count = lib.llama_tokenize(self._vocab, data, len(data), ids, len(ids), False, False)
         if count < 0:
@@ -61,6 +64,10 @@ class Tokenizer:
         """Whether generation ends at this token."""
         return bool(library().llama_vocab_is_eog(self._vocab, token))
 
+    def close(self) -> None:
+        """The model's owner frees it; no text is encoded any more."""
+        self._vocab = None
+
     def __len__(self) -> int:
         return int(library().llama_vocab_n_tokens(self._vocab))
 
@@ -72,7 +79,7 @@ def load_tokenizer(path: Path) -> Iterator[Tokenizer]:
     lib = library()
     params = lib.llama_model_default_params()
     params.vocab_only = True
-    model = lib.llama_model_load_from_file(str(path).encode(), params)
+    model = lib.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
         raise BqError(
             say(f"llama.cpp does not take the vocabulary of {path.name}: {last_errors()}.",

@@ -79,3 +79,16 @@ def convert_folder(folder: Path, out: Path, mixture: str = "F32", name: str | No
 
     convert(prepare(folder, mixture, name=name), out, threads=2)
     return out
+
+
+@pytest.fixture(scope="session")
+def scripted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`scripted({195: 300, ...}, family="b2-7b", chat=True)`: a GGUF file whose greedy answer is that script."""
+    from tests.support.scripted import write_scripted
+
+    def make(follows: dict[int, int], **shape: Any) -> Path:
+        folder = tmp_path_factory.mktemp("scripted")
+        write_scripted(folder / "checkpoint", follows, **shape)
+        return convert_folder(folder / "checkpoint", folder / "scripted-F32.gguf")
+
+    return make

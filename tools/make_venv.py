@@ -42,10 +42,10 @@ def main() -> int:
     print(f"llama.cpp backend: {backend} ({why})", flush=True)
     if (problem := missing_tools(backend)) is not None:
         return fail(problem)
-    if not python_of(VENV).exists():
+    if not has_pip():  # missing, or left half made by an interrupted run
         print(f"Making {VENV.name} with Python {platform.python_version()}", flush=True)
         try:
-            venv.create(VENV, with_pip=True)
+            venv.create(VENV, with_pip=True, clear=True)
         except subprocess.CalledProcessError:
             return fail("Python has no pip for a new environment; on Debian or Ubuntu: sudo apt install python3-venv")
     if not has_llama(backend) and install_llama(backend) != 0:
@@ -112,6 +112,12 @@ def missing_tools(backend: str) -> str | None:
 def python_of(folder: Path) -> Path:
     """The interpreter of an environment."""
     return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def has_pip() -> bool:
+    """Whether the environment is there and can install packages."""
+    python = python_of(VENV)
+    return python.exists() and subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0
 
 
 def has_llama(backend: str) -> bool:

@@ -75,16 +75,16 @@ def test_probabilities_are_the_references(
     sampling = Sampling(temperature, top_k, top_p, penalty, seed=1)
     expected = reference(logits, seen, sampling)
     # Where float32 decides whether the last token is inside top-p, either answer is right.
-    edges = [abs(reference(logits, seen, replace(sampling, top_p=top_p + off)) - expected).max() for off in (-1e-5, 1e-5)]
+    near = [reference(logits, seen, replace(sampling, top_p=top_p + off)) for off in (-1e-5, 1e-5)]
     found, chosen = chain(logits, seen, sampling)
-    assert max(edges) > 1e-3 or np.abs(found - expected).max() < 1e-4
+    assert any(np.abs(found - one).max() < 1e-4 for one in (expected, *near))
     assert found[chosen] > 0
 
 
 def test_the_releases_defaults_are_used_as_they_are() -> None:
-    logits = [3.0, 2.9, 2.8, 2.7, 2.6, 2.5, *[0.0] * 34]
+    logits = [3.0, 2.95, 2.9, 2.85, 2.7, 2.6, *[0.0] * 34]
     shares, _ = chain(logits, [0], Sampling(seed=1))
-    assert np.flatnonzero(shares).tolist() == [1, 2, 3, 4]  # of five, the penalized last one is beyond top-p
+    assert np.flatnonzero(shares).tolist() == [0, 1, 2, 3]  # of five, one is beyond top-p; the penalized one is third
     assert shares == pytest.approx(reference(logits, [0], Sampling()), abs=1e-5)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bq.runtime.llama import library
+from bq.runtime.llama import library, model_params
 
 F32_TYPE = 0  # enum ggml_type
 FLASH_ATTENTION_OFF = 0  # enum llama_flash_attn_type
@@ -31,7 +31,7 @@ def quantize_with_llama(source: Path, out: Path, file_type: int, threads: int = 
 def logits(path: Path, ids: Sequence[int]) -> npt.NDArray[np.float32]:
     """Logits [n, vocabulary] of every position of `ids`, decoded in one batch."""
     lib = library()
-    model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
+    model = lib.llama_model_load_from_file(str(path).encode(), model_params())
     assert model, path
     params = lib.llama_context_default_params()
     params.n_ctx = params.n_batch = max(64, len(ids))

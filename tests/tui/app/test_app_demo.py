@@ -29,7 +29,7 @@ def start_real() -> Callable:
 
 @pytest.fixture
 def random_gguf(converted) -> Path:
-    return converted("b2-7b", "Q8_0")
+    return converted("b2-7b")
 
 
 async def test_the_demo_model_answers_two_rounds_and_a_task(start_real, demo_gguf):
