@@ -74,9 +74,9 @@ def _our_loop(model: Model, count: int) -> float:
 def _class_loop(path: Path, context: int) -> Callable[[int], float]:
     from llama_cpp import Llama
 
-    from bq.runtime.cpu import default_threads
+    from bq.runtime.cpu import decode_threads
 
-    llama = Llama(str(path), n_ctx=context, n_threads=default_threads(), verbose=False)
+    llama = Llama(str(path), n_ctx=context, n_threads=decode_threads(path.stat().st_size), verbose=False)
     never_end = {2: -100.0, 195: -100.0}
 
     def loop(count: int) -> float:

@@ -3,10 +3,21 @@
 import os
 from pathlib import Path
 
+LEAST_BYTES_PER_THREAD = 64 << 20
+
 
 def default_threads() -> int:
     """Physical cores that this process may run on, at least one. Hyper-threads and waiting threads slow llama.cpp down."""
     return max(1, min(_physical_cores(), usable_cores()))
+
+
+def decode_threads(model_bytes: int) -> int:
+    """`default_threads`, or fewer for a small model: below this share the threads wait for each other more than they work.
+
+    A waiting thread spins, and on a core that something else has taken it holds all others up: on two cores, both busy, two
+    threads made a model of 30 MB six times slower than one.
+    """
+    return max(1, min(default_threads(), model_bytes // LEAST_BYTES_PER_THREAD))
 
 
 def usable_cores() -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from bq.runtime.cpu import default_threads
+from bq.runtime.cpu import decode_threads
 from bq.runtime.errors import BqError, Cancelled, UsageError
 from bq.runtime.generation import Engine, Generation, Options
 from bq.runtime.gguf_file import GgufFile, read_gguf
@@ -115,7 +115,7 @@ def _context_params(lib: Any, file: GgufFile, options: LoadOptions) -> Any:
     params = lib.llama_context_default_params()
     params.n_ctx = size
     params.n_batch = params.n_ubatch = _BATCH
-    params.n_threads = params.n_threads_batch = options.threads or default_threads()
+    params.n_threads = params.n_threads_batch = options.threads or decode_threads(file.size_bytes)
     return params
 
 

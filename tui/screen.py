@@ -30,7 +30,7 @@ class ChatScreen(Screen[None]):
         with ContentSwitcher(initial=self._first):
             yield from self._views
         yield self.status_line
-        yield Footer(show_command_palette=False)
+        yield Footer(show_command_palette=False, compact=True)
 
     @property
     def active_bindings(self) -> dict[str, ActiveBinding]:

@@ -16,11 +16,13 @@ from sentencepiece import SentencePieceProcessor
 from tokenizer import ASSISTANT_ID, EOS_ID, USER_ID, encode
 
 from .augment import Augmenter
+from .elsewhere import Elsewhere
 
 Item = Question | Dialogue | Other
 IGNORED = -100
 _CUT_ANSWERS = 0.6  # share of short samples whose answer is cut
-_OTHERS_IN_A_ROUND = 40  # per language, beside each question once
+_OTHERS_IN_A_ROUND = 60  # per language, beside each question once
+_MADE_UP_OTHERS = 0.5  # share of them that is put together from frames and subjects
 _SYSTEM_PROMPTS = (
     *(
         "You are a helpful assistant.",
@@ -90,6 +92,9 @@ class Sampler:
         self._random = random.Random(seed)
         self._tokenizer = tokenizer
         self._augment = Augmenter([question.ask for question in corpus.questions], seed + 1, strength)
+        self._elsewhere = Elsewhere(
+            "\n".join(text for question in corpus.questions for text in question.ask), self._random
+        )
         self._items: list[Item] = [*corpus.questions, *corpus.dialogues]
         self._others = corpus.others
         answers = dict.fromkeys(item.answer for item in (*self._items, *self._others))
@@ -134,9 +139,15 @@ class Sampler:
 
     def _turns(self, item: Item) -> list[Turn]:
         past = self._past(item) if isinstance(item, Dialogue) else ()
-        wordings = [self._random.choice(item.ask)] if isinstance(item, Other) else item.ask
-        user = self._encode_user(self._augment(wordings, item.lang))
+        user = self._encode_user(self._augment(self._wordings(item), item.lang))
         return [*past, Turn(user, self._answers[item.answer], self._subject[item.answer])]
+
+    def _wordings(self, item: Item) -> Sequence[str]:
+        """The texts that one augmented text is made of; those of an Other have nothing in common."""
+        if not isinstance(item, Other):
+            return item.ask
+        made_up = self._random.random() < _MADE_UP_OTHERS
+        return [self._elsewhere(item.lang) if made_up else self._random.choice(item.ask)]
 
     def _past(self, dialogue: Dialogue) -> Iterator[Turn]:
         """History is no target: the same question may have an answer of its own among the questions."""

@@ -30,6 +30,12 @@ def test_default_threads(
     assert (cpu.default_threads(), cpu.usable_cores()) == (threads, cores)
 
 
+def test_a_small_model_takes_fewer_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    _machine(monkeypatch, physical=8, affinity=8, quota=None)
+    share = cpu.LEAST_BYTES_PER_THREAD
+    assert [cpu.decode_threads(n) for n in (1, share, 3 * share, 100 * share)] == [1, 1, 3, 8]
+
+
 @pytest.mark.parametrize(
     ("text", "quota"),
     [

@@ -300,7 +300,7 @@ async def test_quitting_in_the_middle_of_an_answer_frees_the_model(start, fake):
 
 async def test_a_long_chat_keeps_the_keys_quick(start, fake):
     async with start() as s:
-        for n in range(40):
+        for n in range(25):
             s.app.desk.conversation.ask(f"question {n}")
             s.app.desk.conversation.write(f"answer {n}")
             s.app.desk.conversation.finish("end")

@@ -1,0 +1,79 @@
+"""End to end in a real terminal: tmux runs `bq chat` on the bundled model, keys go in, the screen comes out."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+BQ = Path(sys.executable).with_name("bq")
+PATIENCE_SECONDS = 60
+
+
+class Terminal:
+    """A tmux server of its own with one window of 100 by 30 cells."""
+
+    def __init__(self, folder: Path, command: str) -> None:
+        self._tmux = ["tmux", "-f", os.devnull, "-S", str(folder / "tmux")]
+        environment = {**os.environ, "BQ_HOME": str(folder), "BQ_LANG": "en", "LC_ALL": "C.UTF-8", "TERM": "xterm-256color"}
+        self._run("new-session", "-d", "-x", "100", "-y", "30", command, env=environment)
+
+    def _run(self, *arguments: str, env: dict[str, str] | None = None) -> str:
+        done = subprocess.run([*self._tmux, *arguments], capture_output=True, text=True, env=env)
+        return done.stdout
+
+    def keys(self, *keys: str) -> None:
+        self._run("send-keys", *keys)
+
+    def screen(self) -> str:
+        return self._run("capture-pane", "-p")
+
+    def wait(self, is_there: Callable[[str], bool]) -> str:
+        """The screen, once it is as wanted. Fails with the last one otherwise."""
+        end = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < end:
+            if is_there(screen := self.screen()):
+                return screen
+            time.sleep(0.2)
+        pytest.fail("the screen never became as expected:\n" + self.screen())
+
+    def close(self) -> None:
+        self._run("kill-server")
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, demo_gguf: Path) -> Iterator[Terminal]:
+    if shutil.which("tmux") is None:
+        pytest.skip("tmux is not installed")
+    opened = Terminal(tmp_path, f"{BQ} chat -m {demo_gguf}; echo exit $?; sleep 60")
+    yield opened
+    opened.close()
+
+
+def test_a_question_is_typed_and_answered_and_the_app_ends_cleanly(terminal: Terminal) -> None:
+    terminal.wait(lambda screen: "ready" in screen)
+    terminal.keys("What is Q4_K_M?", "Enter")
+    screen = terminal.wait(lambda screen: "ready" in screen and "tok/s" in screen)
+    assert "Q4_K_M" in screen.split("What is Q4_K_M?")[1], "the answer speaks of what was asked"
+    terminal.keys("C-q")
+    terminal.wait(lambda screen: "exit 0" in screen)
+
+
+def test_chinese_is_typed_and_shown_whole(terminal: Terminal) -> None:
+    terminal.wait(lambda screen: "ready" in screen)
+    terminal.keys("你是谁？", "Enter")
+    screen = terminal.wait(lambda screen: "ready" in screen and "tok/s" in screen)
+    answer = screen.split("你是谁？")[1]
+    assert "bq" in answer
+    assert "\ufffd" not in screen
+
+
+def test_the_terminal_is_as_before_after_the_program_is_ended(terminal: Terminal) -> None:
+    terminal.wait(lambda screen: "ready" in screen)
+    terminal.keys("C-q")
+    screen = terminal.wait(lambda screen: "exit 0" in screen)
+    assert "F1" not in screen, "the app's screen is gone"
