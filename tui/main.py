@@ -40,8 +40,8 @@ def run(arguments: list[str], debug: bool) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except BrokenPipeError:  # the reader of a pipe has gone, as `bq models | head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit):  # the reader of a pipe has gone, as in `bq models | head`; click exits on that
+        _drop_stdout()
         return 0
     except (KeyboardInterrupt, click.Abort):
         print(say("\nStopped.", "\n已停止。"), file=sys.stderr)
@@ -51,12 +51,23 @@ def run(arguments: list[str], debug: bool) -> int:
             traceback.print_exc()
         print(f"bq: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # what the machine refuses: a full disk, a folder without permission
+        if debug:
+            traceback.print_exc()
+        _drop_stdout()
+        print(f"bq: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
+        return 1
     except Exception as error:
         if debug:
             raise
         print(say(f"bq: a defect of bq: {type(error).__name__}: {error}. Run it again with --debug and report what it shows.",
                   f"bq：程序缺陷：{type(error).__name__}：{error}。请加上 --debug 重新运行并报告输出。"), file=sys.stderr)  # fmt: skip
         return 1
+
+
+def _drop_stdout() -> None:
+    """What stdout did not take goes nowhere, or Python would try again at its end and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _take_global_options(arguments: list[str]) -> tuple[list[str], bool]:

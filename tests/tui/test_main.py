@@ -1,7 +1,6 @@
 """What holds for every command: languages, wrong uses, exit statuses, and failures in one clear line."""
 
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from tests.tui.conftest import Bq
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--lang", "zh", "--help"), ("--help", "--lang=zh"), ("models", "--help", "--lang", "zh"), ("run", "--lang=zh", "-h")],
+    [("--lang", "zh", "--help"), ("--help", "--lang=zh"), ("models", "-h", "--lang", "zh"), ("run", "--lang=zh", "-h")],
 )
 def test_the_language_stands_anywhere(bq: Bq, arguments: tuple[str, ...]) -> None:
     done = bq(*arguments)
@@ -125,10 +124,8 @@ def test_help_does_not_wait_for_heavy_imports(bq_command: Path) -> None:
         "import sys; sys.argv = ['bq', '--help']\n"
         "from bq.tui.main import main\n"
         "try:\n    main()\nexcept SystemExit: pass\n"
-        "print(sorted({'numpy', 'llama_cpp', 'textual', 'gguf', 'sentencepiece'} & set(sys.modules)), file=sys.stderr)\n"
+        "heavy = {'numpy', 'llama_cpp', 'textual', 'gguf', 'sentencepiece'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
     )
     python = bq_command.with_name("python")
     assert subprocess.run([python, "-c", code], capture_output=True, check=True).stderr == b"[]\n"
-
-
-Start = Callable[..., Any]

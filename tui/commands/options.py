@@ -1,5 +1,6 @@
 """The options that `run`, `complete` and `chat` share, and what they turn into."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 LOADING = ("ctx", "threads", "gpu_layers")
 SAMPLING = ("temp", "top_k", "top_p", "repeat_penalty", "seed", "greedy")
+
+
+class Number(click.FloatRange):
+    """A number of a range; NaN and infinity, which every range of click's lets through, are none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(say(f"{value!r} is no number.", f"{value!r} 不是数字。"), param, ctx)
+        return number
 
 
 def model_options(function: F) -> F:
@@ -34,10 +45,10 @@ def sampling_options(function: F) -> F:
     for option in (
         click.option("--greedy", is_flag=True, help=say("Always the likeliest token.", "总是取最可能的词元。")),
         click.option("--seed", type=click.IntRange(0, 2**32 - 2), help=say("Seed of the random draws.", "随机种子。")),
-        click.option("--repeat-penalty", type=click.FloatRange(0, min_open=True), help=say("Repetition penalty; 1 is none.", "重复惩罚；1 表示不惩罚。")),
-        click.option("--top-p", type=click.FloatRange(0, 1), help=say("Draw from the likeliest tokens of this total probability.", "只从累计概率达到此值的词元中抽取。")),
+        click.option("--repeat-penalty", type=Number(0, min_open=True), help=say("Repetition penalty; 1 is none.", "重复惩罚；1 表示不惩罚。")),
+        click.option("--top-p", type=Number(0, 1), help=say("Draw from the likeliest tokens of this total probability.", "只从累计概率达到此值的词元中抽取。")),
         click.option("--top-k", type=click.IntRange(0), help=say("Draw from this many likeliest tokens.", "只从概率最高的若干词元中抽取。")),
-        click.option("--temp", type=click.FloatRange(0), help=say("Temperature; 0 is greedy.", "温度；0 即贪心。")),
+        click.option("--temp", type=Number(0), help=say("Temperature; 0 is greedy.", "温度；0 即贪心。")),
         click.option("--max-tokens", type=click.IntRange(1), help=say("Longest answer in tokens.", "回答的最大词元数。")),
     ):  # fmt: skip
         function = option(function)

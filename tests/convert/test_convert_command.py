@@ -1,0 +1,292 @@
+"""`bq convert` as a process: what it prints, its exit status, and that nothing half done is ever left behind."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support.families import Shape, write_checkpoint
+from tests.support.stored import Stored, stored
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals, flock and pseudo-terminals are those of POSIX")
+SMALL = Shape(hidden=64, heads=4, ffn=96)
+SLOW = Shape(hidden=256, heads=4, ffn=1024, vocab=6000)  # some seconds in IQ3_S on one thread
+
+
+class Bq:
+    """Runs the installed command in a folder of its own."""
+
+    def __init__(self, command: Path, folder: Path) -> None:
+        self.command, self.folder = command, folder
+        self.environment = {**os.environ, "BQ_HOME": str(folder / "home"), "BQ_LANG": "en"}
+
+    def __call__(self, *arguments: object, **named: Any) -> "subprocess.CompletedProcess[str]":
+        environment = self.environment | named.pop("env", {})
+        command = [str(self.command), *map(str, arguments)]
+        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60, **named)
+
+    def start(self, *arguments: object, **named: Any) -> "subprocess.Popen[str]":
+        command = [str(self.command), *map(str, arguments)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **named}
+        return subprocess.Popen(command, cwd=self.folder, env=self.environment, **pipes)
+
+    def files(self) -> list[str]:
+        return sorted(path.name for path in self.folder.iterdir() if path.name != "home")
+
+
+@pytest.fixture
+def bq(bq_command: Path, tmp_path: Path) -> Bq:
+    return Bq(bq_command, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small") / "mine-chat"
+    write_checkpoint(folder, SMALL)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("slow") / "slow-chat"
+    write_checkpoint(folder, SLOW)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def spoiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """NaN in the tensor that is written last."""
+    folder = tmp_path_factory.mktemp("spoiled") / "bad-chat"
+    last = "model.layers.31.mlp.up_proj.weight"
+    bad = np.ones((96, 64), "<f4")
+    bad[-1, -1] = np.nan
+
+    def edit(tensors: list[Stored]) -> list[Stored]:
+        return [stored(last, bad) if one.name == last else one for one in tensors]
+
+    write_checkpoint(folder, SMALL, edit=edit)
+    return folder
+
+
+def failed(done: "subprocess.CompletedProcess[str]", status: int, *says: str) -> None:
+    """One line that begins with bq:, the last, no trace, nothing on stdout."""
+    lines = done.stderr.splitlines()
+    assert done.returncode == status, done.stderr
+    assert [line for line in lines if line.startswith(("bq: ", "bq："))] == lines[-1:]
+    assert "Traceback" not in done.stderr
+    assert "defect" not in done.stderr
+    assert done.stdout == ""
+    assert all(text in lines[-1] for text in says), lines[-1]
+
+
+def wait_until_begun(process: "subprocess.Popen[str]", part: Path) -> None:
+    """Wait until the process has written some of the data."""
+    deadline = time.monotonic() + 30
+    while not (part.exists() and part.stat().st_size > 100_000):
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def start_slow(bq: Bq, slow: Path, *more: object, **named: Any) -> "subprocess.Popen[str]":
+    process = bq.start("convert", slow, "-q", "IQ3_S", "-o", "out.gguf", "--threads", 1, *more, **named)
+    wait_until_begun(process, bq.folder / "out.gguf.part")
+    return process
+
+
+def test_it_prints_the_path_alone_on_stdout_and_is_quiet_without_a_terminal(bq: Bq, small: Path) -> None:
+    done = bq("convert", small, "-q", "Q8_0")
+    assert (done.returncode, done.stdout) == (0, "mine-chat-Q8_0.gguf\n")
+    assert "\r" not in done.stderr
+    assert "\x1b" not in done.stderr
+    for text in ("mine-chat: Baichuan 2", "Variant: chat", "NormHead: folded", "12 texts give SentencePiece's", "Wrote"):
+        assert text in done.stderr
+    assert bq.files() == ["mine-chat-Q8_0.gguf"]
+
+
+def test_a_dry_run_writes_nothing_and_its_size_is_the_files(bq: Bq, small: Path) -> None:
+    text, plan = bq("convert", small, "--dry-run"), bq("convert", small, "--dry-run", "--json")
+    assert (text.returncode, plan.returncode) == (0, 0)
+    assert bq.files() == []
+    assert "blk.31.ffn_up.weight" in text.stdout
+    assert "bits per weight" in text.stdout
+    bq("convert", small)
+    size = (bq.folder / "mine-chat-Q4_K_M.gguf").stat().st_size
+    assert abs(json.loads(plan.stdout)["size_bytes"] / size - 1) < 0.01
+
+
+def test_an_existing_file_is_kept_without_force_and_replaced_with_it(bq: Bq, small: Path) -> None:
+    out = bq.folder / "out.gguf"
+    out.write_bytes(b"mine")
+    failed(bq("convert", small, "-o", out), 2, "exists already", "--force")
+    assert out.read_bytes() == b"mine"
+    assert bq("convert", small, "-o", out, "--force").returncode == 0
+    assert out.read_bytes().startswith(b"GGUF")
+    assert bq.files() == ["out.gguf"]
+
+
+def test_a_failure_in_the_last_tensor_leaves_the_old_file_and_no_part(bq: Bq, spoiled: Path) -> None:
+    out = bq.folder / "out.gguf"
+    out.write_bytes(b"mine")
+    done = bq("convert", spoiled, "-o", out, "--force", "-q", "Q8_0")
+    failed(done, 1, "model.layers.31.mlp.up_proj.weight", "row 95, column 63 is nan")
+    assert (bq.files(), out.read_bytes()) == (["out.gguf"], b"mine")
+
+
+def test_with_force_the_old_file_stays_until_the_new_one_is_whole(bq: Bq, slow: Path) -> None:
+    out = bq.folder / "out.gguf"
+    out.write_bytes(b"mine")
+    process = start_slow(bq, slow, "--force")
+    assert out.read_bytes() == b"mine"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert (bq.files(), out.read_bytes()) == (["out.gguf"], b"mine")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_leaves_nothing(number: signal.Signals, bq: Bq, slow: Path) -> None:
+    process = start_slow(bq, slow)
+    process.send_signal(number)
+    out, errors = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")
+    assert errors.endswith("Stopped.\n")
+    assert "Traceback" not in errors
+    assert bq.files() == []
+
+
+def test_a_killed_run_leaves_a_part_that_the_next_run_clears(bq: Bq, slow: Path, small: Path) -> None:
+    process = start_slow(bq, slow)
+    process.kill()
+    process.communicate(timeout=30)
+    assert bq.files() == ["out.gguf.part"]
+    assert bq("convert", small, "-o", "out.gguf").returncode == 0
+    assert bq.files() == ["out.gguf"]
+
+
+def test_of_two_runs_on_one_file_the_second_refuses(bq: Bq, slow: Path, small: Path) -> None:
+    process = start_slow(bq, slow)
+    failed(bq("convert", small, "-o", "out.gguf"), 1, "Another bq is writing out.gguf")
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert bq.files() == []
+
+
+@pytest.mark.parametrize("limit", [1_000, 30_000, 1_000_000, 1_300_000])
+def test_a_file_that_cannot_grow_is_one_line_and_nothing_is_left(limit: int, bq: Bq, small: Path) -> None:
+    def restrict() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    failed(bq("convert", small, "-q", "Q8_0", preexec_fn=restrict), 1, "Writing mine-chat-Q8_0.gguf failed: File too large")
+    assert bq.files() == []
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Mounts a tmpfs of some bytes, where the system allows it."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(size: int) -> Path:
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True)
+        if done.returncode:
+            pytest.skip("no tmpfs can be mounted here")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", folder], capture_output=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
+def test_too_little_space_is_told_before_the_work(bq: Bq, small: Path, tiny_disk: Callable[[int], Path]) -> None:
+    disk = tiny_disk(500_000)
+    failed(bq("convert", small, "-o", disk / "out.gguf"), 1, "GB free, the file needs", "smaller mixture")
+    assert list(disk.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
+def test_a_disk_that_fills_up_is_one_line_and_nothing_is_left(
+    bq: Bq, slow: Path, tiny_disk: Callable[[int], Path]
+) -> None:
+    disk = tiny_disk(18_000_000)
+    process = bq.start("convert", slow, "-q", "IQ3_S", "-o", disk / "out.gguf", "--threads", 1)
+    wait_until_begun(process, disk / "out.gguf.part")
+    with (disk / "other").open("wb") as other, pytest.raises(OSError, match="No space"):
+        while True:
+            other.write(bytes(1 << 20))
+            other.flush()
+    out, errors = process.communicate(timeout=60)
+    failed(subprocess.CompletedProcess([], process.returncode, out, errors), 1, "No space left on device", "Nothing was left")
+    assert [path.name for path in disk.iterdir()] == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["nowhere"], 2, "nowhere is not a folder"),
+        (["{small}", "-q", "Q9"], 2, "There is no mixture Q9"),
+        (["{small}", "-o", "no/such/out.gguf"], 2, "There is no folder"),
+        (["{small}", "-o", "."], 2, "is a folder"),
+        (["{small}", "--force", "-o", "/dev/null"], 2, "is a folder or a device"),
+        (["{small}", "-o", "x" * 253], 1, "File name too long"),
+        (["{small}", "-o", "x" * 300], 1, "File name too long"),
+        (["x" * 300], 1, "File name too long"),
+        (["."], 1, "config.json is missing"),
+    ],
+)
+def test_a_wrong_use_ends_with_2_and_a_failure_with_1(
+    arguments: list[str], status: int, says: str, bq: Bq, small: Path
+) -> None:
+    failed(bq("convert", *(one.format(small=small) for one in arguments)), status, says)
+    assert bq.files() == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["a", "--threads", "0"], ["a", "--variant", "x"], ["a", "--unknown"]])
+def test_options_that_do_not_exist_end_with_2(arguments: list[str], bq: Bq) -> None:
+    done = bq("convert", *arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_messages_come_in_chinese(bq: Bq, small: Path) -> None:
+    chinese = {"BQ_LANG": "zh"}
+    failed(bq("convert", "nowhere", env=chinese), 2, "nowhere 不是文件夹")
+    done = bq("convert", small, env=chinese)
+    assert "NormHead：已折入 output.weight" in done.stderr
+    assert "与 SentencePiece 一致" in done.stderr
+
+
+def test_the_variant_can_be_given(bq: Bq, small: Path) -> None:
+    done = bq("convert", small, "--variant", "base", "--dry-run", "--json")
+    assert json.loads(done.stdout)["variant"] == "base"
+
+
+def test_a_progress_line_is_drawn_on_a_terminal(bq: Bq, slow: Path) -> None:
+    import pty
+
+    leader, follower = pty.openpty()
+    process = bq.start("convert", slow, "-q", "Q4_K_M", "-o", "out.gguf", "--threads", 1, stderr=follower)
+    os.close(follower)
+    drawn = b""
+    try:
+        while data := os.read(leader, 65536):
+            drawn += data
+    except OSError:  # Linux ends a pseudo-terminal with EIO
+        pass
+    assert process.communicate(timeout=60)[0] == "out.gguf\n"
+    os.close(leader)
+    text = drawn.decode()
+    assert "100%  blk.31.ffn_up.weight" in text
+    assert " MB/s  " in text
+    assert "0:00 left" in text
+    assert text.index("\r\x1b[KChecked") > text.index("100%")

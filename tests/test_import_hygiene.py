@@ -1,0 +1,58 @@
+"""The rooms know only those below them, and what must start at once imports nothing heavy."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ABOVE = {"runtime": {"convert", "tui", "demo"}, "convert": {"tui", "demo"}, "tui": {"demo"}}
+HEAVY = ("numpy", "gguf", "llama_cpp", "textual", "sentencepiece", "google.protobuf")
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def sources(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+@pytest.mark.parametrize("room", ABOVE)
+def test_a_room_imports_only_what_lies_below(room: str) -> None:
+    assert sources(room)
+    for path in sources(room):
+        rooms = {name.split(".")[1] for name in imports(path) if name.startswith("bq.")}
+        assert not rooms & ABOVE[room], path
+
+
+@pytest.mark.parametrize("room", ABOVE)
+def test_nothing_imports_torch_or_transformers(room: str) -> None:
+    for path in sources(room):
+        assert not {name.split(".")[0] for name in imports(path)} & {"torch", "transformers", "safetensors"}, path
+
+
+@pytest.mark.parametrize("code", [
+    "import bq.tui.cli",
+    "import bq.tui.main",
+    "import sys; from bq.tui.main import run; sys.stdout = open('/dev/null', 'w'); run(['--help'], False)",
+])  # fmt: skip
+def test_help_imports_nothing_heavy(code: str) -> None:
+    show = f"{code}; import sys; print([m for m in {HEAVY} if m in sys.modules], file=sys.__stdout__)"
+    done = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_nothing_but_the_trainer_needs_torch_at_run_time() -> None:
+    code = "import sys, bq.convert.convert, bq.runtime.model; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False False"
