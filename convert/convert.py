@@ -25,6 +25,7 @@ from bq.runtime.language import say
 
 DEMO_NAME = "bq-demo"
 DEMO_SOURCE = "demo"
+_OTHER_KEYS_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,10 @@ class Conversion:
 
     @property
     def size_bytes(self) -> int:
-        """Roughly the size of the output: the data section exactly, and what the vocabulary and directory take."""
+        """The size of the output: data section, vocabulary and directory exactly, the other keys by an estimate."""
         pieces = sum(len(piece.encode()) + 8 + 4 + 4 for piece in self.vocabulary.pieces)
-        return self.plan.data_bytes + pieces + 128 * len(self.plan.tensors) + 8192
+        directory = sum(len(tensor.name) + 24 + 8 * len(tensor.shape) for tensor in self.plan.tensors)
+        return self.plan.data_bytes + pieces + directory + _OTHER_KEYS_BYTES
 
 
 @dataclass(frozen=True)

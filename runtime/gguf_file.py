@@ -56,8 +56,9 @@ class GgufFile:
     def number(self, key: str, default: float) -> float:
         """A finite number, or `default` if it is missing or of another type."""
         value = self.metadata.get(key)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return value if is_number and math.isfinite(value) else default
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return default
+        return value if math.isfinite(value) else default
 
     def count(self, key: str, default: int = 0) -> int:
         """A whole number, or `default` if it is missing or of another type."""

@@ -51,9 +51,9 @@ def remember_model(path: Path) -> None:
 def _last_model() -> Path | None:
     try:
         path = Path(json.loads((home() / _STATE_FILE).read_text(encoding="utf-8"))["path"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return path if path.is_file() else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return path if path.is_file() else None
 
 
 def _bundled_model() -> Path:

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 
 def width(text: str) -> int:
-    """Cells that a text takes."""
-    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+    """Cells that a text takes; a combining character takes none of its own."""
+    shown = (character for character in text if not unicodedata.combining(character))
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in shown)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:

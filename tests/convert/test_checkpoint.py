@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from bq.convert.checkpoint import open_checkpoint
 from bq.convert.config import read_config
 from bq.convert.convert import prepare
 from bq.convert.mixture import find_mixture
 from bq.convert.plan import make_plan
-
 from tests.support.families import FORMS, Form, Shape, write_checkpoint
 from tests.support.refusals import change_json, refusal
 from tests.support.stored import Stored, stored

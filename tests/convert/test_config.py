@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from bq.convert.checkpoint import Checkpoint
 from bq.convert.config import read_config
-
 from tests.support.families import FAMILIES, Family, Shape, config
 from tests.support.refusals import refusal
 

@@ -1,4 +1,4 @@
-"""A whole conversion: what the file says of itself, read back by gguf's own reader, and the prompt its template makes."""
+"""A whole conversion: what the file says of itself, read by gguf's own reader, and the prompt its template makes."""
 
 import json
 from collections.abc import Callable
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bq.convert.convert import convert, find_source, prepare
 from gguf import GGUFReader
 
+from bq.convert.convert import convert, find_source, prepare
 from tests.support.families import FAMILIES, Family, Shape, write_checkpoint
 from tests.support.refusals import change_json, refusal
 
@@ -73,7 +73,7 @@ def test_a_base_model_has_no_template_and_no_turn_end(keys: Callable[..., dict[s
     assert "tokenizer.ggml.eot_token_id" not in found
 
 
-def test_a_fine_tune_names_its_base_model_and_claims_no_licence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_fine_tune_names_its_base_and_claims_no_licence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from bq.convert import identity
 
     monkeypatch.setattr(identity, "_fitting", lambda release, *_: release)
@@ -89,15 +89,17 @@ def test_a_fine_tune_names_its_base_model_and_claims_no_licence(monkeypatch: pyt
 
 
 def test_the_metadata_of_a_release_itself() -> None:
+    from gguf import GGUFWriter
+
     from bq.convert.identity import Identity
     from bq.convert.metadata import _add_identity
     from bq.runtime.releases import find_release
     from bq.runtime.sampling import Sampling
-    from gguf import GGUFWriter
 
     writer = GGUFWriter(None, "baichuan")
     release = find_release("Baichuan2-13B-Chat")
-    _add_identity(writer, Identity("Baichuan2-13B-Chat", release, False, "chat", "", (195, 196), Sampling(), 1), 13 * 10**9)
+    identity = Identity("Baichuan2-13B-Chat", release, False, "chat", "", (195, 196), Sampling(), 1)
+    _add_identity(writer, identity, 13 * 10**9)
     found = {key: value.value for key, value in writer.kv_data[0].items()}
     assert found["general.organization"] == "baichuan-inc"
     assert (found["general.basename"], found["general.size_label"]) == ("Baichuan2", "13B")

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from bq.convert.config import read_config
 from bq.convert.identity import Identity, identify, read_roles
 from bq.convert.metadata import size_label
-
 from tests.support.refusals import refusal
 from tests.support.unwritten import release_shape, unwritten
 
@@ -137,7 +137,8 @@ def test_a_folder_name_that_is_no_text_becomes_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("weights", "label"),
-    [(7_505_973_248, "7B"), (13_896_668_160, "13B"), (7_000_559_616, "7B"), (999_999_999, "1000M"), (9_400_000, "9M"), (1, "1M")],
+    [(7_505_973_248, "7B"), (13_896_668_160, "13B"), (7_000_559_616, "7B"), (999_999_999, "1000M"),
+     (9_400_000, "9M"), (1, "1M")],
 )  # fmt: skip
 def test_the_size_label_is_rounded_down_as_names_do(weights: int, label: str) -> None:
     assert size_label(weights) == label

@@ -1,10 +1,10 @@
 """Types are those of llama.cpp's own table (llama-quant.cpp, written out in shared/llama.md section 2.3)."""
 
 import pytest
+
 from bq.convert.mixture import DEFAULT_MIXTURE, MIXTURES, find_mixture, tensor_type
 from bq.runtime.ggml import GgmlType
 from bq.runtime.known import _FILE_TYPES
-
 from tests.support.refusals import refusal
 
 ALL = "F32 F16 BF16 Q8_0 Q6_K Q5_K_M Q5_K_S Q5_1 Q5_0 Q4_K_M Q4_K_S Q4_1 Q4_0 IQ4_NL IQ4_XS Q3_K_L Q3_K_M Q3_K_S IQ3_M IQ3_S Q2_K"  # noqa: E501

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from bq.convert.checkpoint import Checkpoint
 from bq.convert.config import ModelConfig, read_config
 from bq.convert.norm_head import NormHead, decide_norm_head
 from bq.convert.source import SourceTensor, contiguous_strides
 from bq.convert.vocabulary import Vocabulary, read_vocabulary
-
 from tests.support import tokenizer
 from tests.support.families import Shape, config
 from tests.support.refusals import refusal

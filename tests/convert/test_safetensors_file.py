@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bq.convert.safetensors_file import read_safetensors_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bq.convert.safetensors_file import read_safetensors_file
 from tests.support.refusals import only_refuses, refusal
 from tests.support.safetensors_file import write_safetensors
 from tests.support.stored import stored

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bq.convert.source import SourceTensor
-from bq.convert.torch_file import read_torch_file
-from bq.runtime import ggml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bq.convert.source import SourceTensor
+from bq.convert.torch_file import read_torch_file
+from bq.runtime import ggml
 from tests.support.refusals import only_refuses, refusal
 from tests.support.stored import Stored, storage_of, stored
 from tests.support.torchzip import write_torch_zip

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bq.convert.vocabulary import TokenType, Vocabulary, read_vocabulary
 
+from bq.convert.vocabulary import TokenType, Vocabulary, read_vocabulary
 from tests.support import tokenizer
 from tests.support.refusals import refusal
 

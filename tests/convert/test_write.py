@@ -1,10 +1,11 @@
-"""The bytes depend on the plan alone, not on threads or chunks, and a weight that is no number stops the work by name."""
+"""Bytes depend on the plan alone, not on threads or chunks; a weight that is no number stops the work by name."""
 
 import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+
 from bq.convert import write
 from bq.convert.checkpoint import open_checkpoint
 from bq.convert.config import read_config
@@ -12,7 +13,6 @@ from bq.convert.mixture import find_mixture
 from bq.convert.plan import Plan, make_plan
 from bq.convert.write import Progress, normalise_rows, write_tensors
 from bq.runtime.errors import BqError
-
 from tests.support.families import Shape, write_checkpoint
 from tests.support.refusals import refusal
 from tests.support.stored import F32, Stored, storage_of, stored
@@ -210,3 +210,12 @@ def test_the_error_is_the_first_in_the_files_order(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, SMALL, edit=edit)
     with pytest.raises(BqError, match=r"layers\.0\."):
         written(plan_of(tmp_path), 8)
+
+
+def test_every_tensor_lies_at_its_planned_offset_though_sizes_are_odd(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path, Shape(hidden=66, heads=3, ffn=33))
+    plan = plan_of(tmp_path)
+    assert any(tensor.size_bytes % 32 for tensor in plan.tensors)
+    found = tensors_of(plan, written(plan))
+    for block in (0, 31):
+        assert np.array_equal(found[f"blk.{block}.ffn_up.weight"], source[f"model.layers.{block}.mlp.up_proj.weight"])

@@ -110,6 +110,15 @@ def test_an_answer_ends_at_the_end_of_text_and_at_the_users_role(scripted: Conve
         assert (answer.stats.stop, answer.stats.tokens) == ("end", 4)
 
 
+def test_the_users_role_ends_an_answer_in_a_file_that_does_not_say_so(tmp_path: Path, scripted: Convert) -> None:
+    """As other programs write them."""
+    source = scripted(saying(byte_tokens("done"), end=USER_ID))
+    path = rewritten(source, tmp_path / "x.gguf", {"tokenizer.ggml.eot_token_id": None})
+    with load(path, ONE) as loaded:
+        answer = loaded.chat(user("a"), sampling=GREEDY)
+        assert ("".join(answer), answer.stats.stop, answer.stats.tokens) == ("done", "end", 4)
+
+
 def test_a_base_model_goes_on_after_the_users_role(scripted: Convert) -> None:
     """For a Base model it is a piece like any other; only the end of text ends it."""
     x, y = byte_tokens("xy")

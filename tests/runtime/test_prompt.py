@@ -54,7 +54,7 @@ def official(messages: Sequence[Message], max_input: int) -> tuple[list[int], in
     return whole, len(rounds) - kept, kept
 
 
-@settings(max_examples=4000, deadline=None)
+@settings(max_examples=2500, deadline=None)
 @given(system=st.none() | st.text("sys", max_size=5), turns=_turns, max_input=st.integers(4, 60))
 def test_any_conversation_gives_the_official_ids(
     system: str | None, turns: list[tuple[str, str]], max_input: int

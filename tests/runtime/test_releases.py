@@ -84,4 +84,3 @@ def test_a_release_is_found_by_every_name(release: Release) -> None:
 @pytest.mark.parametrize("text", ["", "/", "llama-2-7b", "baichuan", "Baichuan2-7B", "Baichuan2-7B-Chat-GGUF", "你好"])
 def test_other_names_mean_no_release(text: str) -> None:
     assert find_release(text) is None
-

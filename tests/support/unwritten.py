@@ -6,7 +6,6 @@ from pathlib import Path
 
 from bq.convert.checkpoint import Checkpoint
 from bq.convert.source import MappedFile, SourceTensor, contiguous_strides
-
 from tests.support.families import Shape, config, weights
 
 

@@ -5,7 +5,9 @@ import pytest
 from bq.tui.table import gib, table, width
 
 
-@pytest.mark.parametrize(("text", "cells"), [("", 0), ("abc", 3), ("模型", 4), ("，", 2), ("Ａ", 2), ("é", 1), ("e\u0301", 1)])
+@pytest.mark.parametrize(
+    ("text", "cells"), [("", 0), ("abc", 3), ("模型", 4), ("，", 2), ("Ａ", 2), ("é", 1), ("e\u0301", 1)]
+)
 def test_width_counts_cells(text: str, cells: int) -> None:
     assert width(text) == cells
 

@@ -29,9 +29,6 @@ class Log(VerticalScroll, can_focus=False):
         self.content = Vertical(classes="content")
         super().__init__(self.content)
 
-    def on_mount(self) -> None:
-        self.anchor()
-
     async def add(self, widget: Widget) -> None:
         await self.content.mount(widget)
 

@@ -22,7 +22,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     module = ModuleType("bq.runtime.model")
     module.load, module.LoadOptions = fake.load, LoadOptions  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "bq.runtime.model", module)
-    monkeypatch.setattr("bq.tui.app.copy_natively", lambda text: False)
+    monkeypatch.setattr("bq.tui.app.copy_natively", lambda text: fake.copied.append(text))
     monkeypatch.setattr("bq.tui.app.LOOK_EVERY_SECONDS", 0.01)
     monkeypatch.setattr(language, "_current", "en")
     yield fake
@@ -41,7 +41,9 @@ def start(fake: Fake) -> Start:
             await pilot.pause()
             if load:
                 await session.ready()
-            yield session
-            fake.release()
+            try:
+                yield session
+            finally:
+                fake.release()
 
     return run

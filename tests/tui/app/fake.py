@@ -84,6 +84,7 @@ class Fake:
     asked: list[tuple[Message, ...]] = field(default_factory=list)
     completed: list[str] = field(default_factory=list)
     keywords: dict[str, Any] = field(default_factory=dict)
+    copied: list[str] = field(default_factory=list)  # by the desktop's tool
     open_models: int = 0
 
     def load(self, path: Path, options: Any, progress: Callable[[float], bool]) -> "FakeModel":

@@ -117,6 +117,16 @@ async def test_pointing_at_a_table_cell_reads_no_markup_from_it():
             await asyncio.sleep(0.03)
 
 
+async def test_html_and_line_breaks_are_drawn_as_the_model_wrote_them():
+    app = Bench()
+    async with app.run_test(size=(40, 20)) as pilot:
+        await app.answer.feed("A List<String>\n第二行\n\n<think>\nhm\n</think>\n")
+        await app.answer.finish()
+        await pilot.pause()
+        lines = [line.strip() for line in drawn(app.answer.query_one(AnswerMarkdown)) if line.strip()]
+        assert lines == ["A List<String>", "第二行", "<think>", "hm", "</think>"]
+
+
 async def test_a_long_answer_does_not_stall():
     app = Bench()
     async with app.run_test() as pilot:

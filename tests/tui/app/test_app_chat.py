@@ -215,6 +215,7 @@ async def test_ctrl_o_copies_the_last_answer_as_written(start, fake):
         await s.ask("x")
         await s.press("ctrl+o")
         assert s.app.clipboard == "Hello **you**."
+        await s.until(lambda: fake.copied == ["Hello **you**."])
         assert s.shows("Copied 14 characters.")
 
 
@@ -285,6 +286,13 @@ async def test_a_click_on_a_link_opens_nothing_and_copies_the_address(start, fak
         await s.until(lambda: s.shows("Copied the link: http://evil.example/]52"))
         assert opened == []
         assert s.app.clipboard == "http://evil.example/]52"
+
+
+async def test_no_control_character_of_an_answer_reaches_the_terminal(start, fake):
+    fake.answers = ["<http://x/%1b%5B31mred> and \x1b]0;title\x07"]
+    async with start() as s:
+        await s.ask("x")
+        assert s.shows("http://x/[31mred and ]0;title")
 
 
 async def test_quitting_in_the_middle_of_an_answer_frees_the_model(start, fake):

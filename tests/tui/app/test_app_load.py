@@ -1,6 +1,7 @@
 """From the start to the first question: progress, stopping, errors and what the file is warned of."""
 
 import pytest
+from textual.widgets import ProgressBar
 
 from bq.runtime.errors import BqError
 from bq.runtime.language import set_language
@@ -11,7 +12,8 @@ from .fake import ModelInfo
 async def test_loading_shows_how_far_it_is(start, fake):
     fake.loading.shut()
     async with start(load=False) as s:
-        await s.until(lambda: s.shows("Loading baichuan.gguf", "loading 50%", "50%"))
+        await s.until(lambda: s.shows("Loading baichuan.gguf", "loading 50%"))
+        await s.until(lambda: s.app.screen.query_one(ProgressBar).progress == 0.5)
         fake.loading.open()
         await s.ready()
         assert s.shows("ready", "Baichuan2-7B-Chat Q4_K_M")

@@ -1,6 +1,7 @@
 """The chat's state, without an app: what is sent, what is kept, what the status line says."""
 
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -158,6 +159,23 @@ def test_the_engine_frees_its_model_once(monkeypatch, tmp_path):
     engine.close()
     engine.close()
     assert fake.open_models == 0
+
+
+def test_closing_stops_an_answer_and_waits_for_its_end(monkeypatch, tmp_path):
+    fake = Fake()
+    engine = engine_with(fake, monkeypatch, tmp_path)
+    engine.work(Loading())
+    fake.writing.shut()
+    engine.job = job = Answering([Message("user", "x")])
+    worker = threading.Thread(target=engine.work, args=(job,))
+    worker.start()
+    closer = threading.Thread(target=engine.close, daemon=True)
+    closer.start()
+    closer.join(3)
+    fake.release()
+    worker.join()
+    assert (job.stop, job.done) == ("cancel", True)
+    assert engine.model is None
 
 
 def test_what_the_engine_does_is_seen_from_its_job(monkeypatch, tmp_path):
