@@ -41,7 +41,10 @@ def main() -> None:
     out.mkdir(exist_ok=True)
     plain = arguments.folder / "bf16.gguf"
     if not plain.exists():
-        print(f"BF16 GGUF for llama.cpp: {_convert(narrow, plain, 'BF16', threads, arguments.folder).seconds:.1f} s", flush=True)
+        print(
+            f"BF16 GGUF for llama.cpp: {_convert(narrow, plain, 'BF16', threads, arguments.folder).seconds:.1f} s",
+            flush=True,
+        )
     digests, ours, theirs = [], [], []
     for number in range(arguments.rounds):
         run_ = _convert(narrow, out / "ours.gguf", "Q4_K_M", threads, out)
@@ -51,8 +54,11 @@ def main() -> None:
         (out / "ours.gguf").unlink()
         other = run([sys.executable, "-c", QUANTIZE, str(plain), str(out / "theirs.gguf"), str(threads)], out)
         theirs.append(float(other.output.split()[-1]))
-        print(f"round {number + 1}: bq convert {run_.seconds:.1f} s, llama_model_quantize {theirs[-1]:.1f} s, ratio "
-              f"{run_.seconds / theirs[-1]:.3f}", flush=True)  # fmt: skip
+        print(
+            f"round {number + 1}: bq convert {run_.seconds:.1f} s, llama_model_quantize {theirs[-1]:.1f} s, ratio "
+            f"{run_.seconds / theirs[-1]:.3f}",
+            flush=True,
+        )
         (out / "theirs.gguf").unlink()
     wider = _convert(wide, out / "wide.gguf", "Q4_K_M", threads, out)
     (out / "wide.gguf").unlink()
@@ -76,7 +82,9 @@ def _checkpoint(folder: Path, ffn: int) -> Path:
 
 def _convert(source: Path, out: Path, mixture: str, threads: int, watched: Path) -> Run:
     bq = str(Path(sys.executable).with_name("bq"))
-    return run([bq, "convert", str(source), "-o", str(out), "-q", mixture, "--threads", str(threads), "--force"], watched)
+    return run(
+        [bq, "convert", str(source), "-o", str(out), "-q", mixture, "--threads", str(threads), "--force"], watched
+    )
 
 
 def _digest(path: Path) -> str:
@@ -92,9 +100,13 @@ def _report(ours: list[float], theirs: list[float], runs: list[Run], wider: Run,
     peak = max(one.peak_anonymous_bytes for one in runs)
     print(f"time: ratio {ratio:.3f} (goal: at most {TIME_GOAL})")
     print(f"peak anonymous memory: {peak / 1e6:.0f} MB (goal: at most {MEMORY_GOAL / 1e6:.0f} MB)")
-    print(f"with twice the FFN width: {wider.peak_anonymous_bytes / 1e6:.0f} MB, ratio {wider.peak_anonymous_bytes / peak:.2f} "
-          f"(goal: 0.9 to 1.1), {wider.seconds:.1f} s")  # fmt: skip
-    print(f"most disk in use: {max(one.peak_folder_bytes for one in runs) / size:.3f} times the output's {size:,} bytes")
+    print(
+        f"with twice the FFN width: {wider.peak_anonymous_bytes / 1e6:.0f} MB, ratio {wider.peak_anonymous_bytes / peak:.2f} "
+        f"(goal: 0.9 to 1.1), {wider.seconds:.1f} s"
+    )
+    print(
+        f"most disk in use: {max(one.peak_folder_bytes for one in runs) / size:.3f} times the output's {size:,} bytes"
+    )
     print(f"same input, same file: {len(set(digests)) == 1} ({len(digests)} runs, sha256 {digests[0][:16]}…)")
 
 

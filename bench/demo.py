@@ -80,7 +80,9 @@ def all_exams(corpus: Corpus) -> list[Exam]:
 def _history(item: Question | Dialogue) -> list[Message]:
     if isinstance(item, Question):
         return []
-    return [message for past in item.history for message in (Message("user", past.user), Message("assistant", past.answer))]
+    return [
+        message for past in item.history for message in (Message("user", past.user), Message("assistant", past.answer))
+    ]
 
 
 def is_answered(model: Model, exam: Exam) -> bool:

@@ -81,9 +81,16 @@ def _class_loop(path: Path, context: int) -> Callable[[int], float]:
 
     def loop(count: int) -> float:
         stream = llama.create_completion(
-            PROMPT, max_tokens=count, stream=True, temperature=SAMPLING.temperature, top_k=SAMPLING.top_k,
-            top_p=SAMPLING.top_p, repeat_penalty=SAMPLING.repeat_penalty, seed=1, logit_bias=never_end,
-        )  # fmt: skip
+            PROMPT,
+            max_tokens=count,
+            stream=True,
+            temperature=SAMPLING.temperature,
+            top_k=SAMPLING.top_k,
+            top_p=SAMPLING.top_p,
+            repeat_penalty=SAMPLING.repeat_penalty,
+            seed=1,
+            logit_bias=never_end,
+        )
         next(stream)
         begun = time.perf_counter()
         pieces = sum(1 for _ in stream)

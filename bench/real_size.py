@@ -34,8 +34,11 @@ def main() -> None:
     bq, out = str(Path(sys.executable).with_name("bq")), arguments.folder / "model.gguf"
     converted = run([bq, "convert", str(source), "-o", str(out), "-q", arguments.mixture, "--force"], arguments.folder)
     print(converted.output)
-    print(f"convert: {converted.seconds:.0f} s, peak anonymous memory {converted.peak_anonymous_bytes / 1e6:.0f} MB, "
-          f"file {out.stat().st_size:,} bytes", flush=True)  # fmt: skip
+    print(
+        f"convert: {converted.seconds:.0f} s, peak anonymous memory {converted.peak_anonymous_bytes / 1e6:.0f} MB, "
+        f"file {out.stat().st_size:,} bytes",
+        flush=True,
+    )
     question = [bq, "run", "-m", str(out), "--max-tokens", "16", "--ctx", "512", "--stats", "你好"]
     answered = run(question, arguments.folder)
     print(answered.output)

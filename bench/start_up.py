@@ -1,6 +1,6 @@
 """How fast `bq --help` starts, against `python -c "import click"`: at most 2.5 times is the goal.
 
-    .venv/bin/python -m bench.start_up
+.venv/bin/python -m bench.start_up
 """
 
 import statistics

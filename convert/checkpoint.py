@@ -22,7 +22,13 @@ _LFS_MAGIC = b"version https://git-lfs.github.com/spec/"
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLES = ("model.safetensors", "pytorch_model.bin")
 # Buffers that old releases saved and that every program computes anew.
-_IGNORED_ENDINGS = ("rotary_emb.inv_freq", "future_mask", "alibi_mask", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
+_IGNORED_ENDINGS = (
+    "rotary_emb.inv_freq",
+    "future_mask",
+    "alibi_mask",
+    "rotary_emb.cos_cached",
+    "rotary_emb.sin_cached",
+)
 
 
 @dataclass(frozen=True)
@@ -40,9 +46,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if not folder.is_dir():
         raise UsageError(
             say(f"{folder} is not a folder.", f"{folder} 不是文件夹。"),
-            say("Give the folder of a downloaded checkpoint (the one with config.json), or `demo`.",
-                "请给出下载好的检查点文件夹（含 config.json），或 `demo`。"),
-        )  # fmt: skip
+            say(
+                "Give the folder of a downloaded checkpoint (the one with config.json), or `demo`.",
+                "请给出下载好的检查点文件夹（含 config.json），或 `demo`。",
+            ),
+        )
     config = read_json(folder / "config.json")
     files, index = _weight_files(folder)
     tensors: dict[str, SourceTensor] = {}
@@ -52,10 +60,15 @@ def open_checkpoint(folder: Path) -> Checkpoint:
                 continue
             if name in tensors:
                 raise BqError(
-                    say(f"{name} stands in {tensors[name].file.path.name} and again in {path.name}.",
-                        f"{name} 同时出现在 {tensors[name].file.path.name} 和 {path.name} 中。"),
-                    say("Remove the shards of another download, or download again.", "请删除其他下载的分片，或重新下载。"),
-                )  # fmt: skip
+                    say(
+                        f"{name} stands in {tensors[name].file.path.name} and again in {path.name}.",
+                        f"{name} 同时出现在 {tensors[name].file.path.name} 和 {path.name} 中。",
+                    ),
+                    say(
+                        "Remove the shards of another download, or download again.",
+                        "请删除其他下载的分片，或重新下载。",
+                    ),
+                )
             tensors[name] = tensor
     _check_index(folder, index, tensors)
     return Checkpoint(folder, config, files, tensors)
@@ -87,11 +100,15 @@ def refuse_pointer(path: Path) -> None:
     """Raise BqError if the file is a git-LFS pointer, the text that stands where a download should be."""
     if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(_LFS_MAGIC):
         raise BqError(
-            say(f"{path.name} is a Git LFS pointer: the file itself was not downloaded.",
-                f"{path.name} 是 Git LFS 指针：真正的文件没有下载。"),
-            say("Run `git lfs pull` in its folder, or download it with `hf download`.",
-                "请在该文件夹中运行 `git lfs pull`，或用 `hf download` 下载。"),
-        )  # fmt: skip
+            say(
+                f"{path.name} is a Git LFS pointer: the file itself was not downloaded.",
+                f"{path.name} 是 Git LFS 指针：真正的文件没有下载。",
+            ),
+            say(
+                "Run `git lfs pull` in its folder, or download it with `hf download`.",
+                "请在该文件夹中运行 `git lfs pull`，或用 `hf download` 下载。",
+            ),
+        )
 
 
 def _weight_files(folder: Path) -> tuple[tuple[Path, ...], dict[str, str]]:
@@ -105,14 +122,22 @@ def _weight_files(folder: Path) -> tuple[tuple[Path, ...], dict[str, str]]:
     loose = sorted(path.name for path in _shards_without_index(folder))
     if loose:
         raise BqError(
-            say(f"{folder} holds shards ({loose[0]}, …) but not their index.", f"{folder} 中有分片（{loose[0]} 等），但没有索引。"),
+            say(
+                f"{folder} holds shards ({loose[0]}, …) but not their index.",
+                f"{folder} 中有分片（{loose[0]} 等），但没有索引。",
+            ),
             say("Download the file that ends in .index.json too.", "请一并下载以 .index.json 结尾的文件。"),
         )
     raise BqError(
-        say(f"{folder} holds no weights (model.safetensors or pytorch_model.bin).",
-            f"{folder} 中没有权重（model.safetensors 或 pytorch_model.bin）。"),
-        say("Download the whole release, or give the folder that has them.", "请下载完整的发布，或给出含有权重的文件夹。"),
-    )  # fmt: skip
+        say(
+            f"{folder} holds no weights (model.safetensors or pytorch_model.bin).",
+            f"{folder} 中没有权重（model.safetensors 或 pytorch_model.bin）。",
+        ),
+        say(
+            "Download the whole release, or give the folder that has them.",
+            "请下载完整的发布，或给出含有权重的文件夹。",
+        ),
+    )
 
 
 def _shards_without_index(folder: Path) -> Iterator[Path]:
@@ -127,16 +152,21 @@ def _weight_map(path: Path) -> dict[str, str]:
     for name in set(weight_map.values()):
         if PurePath(name).name != name or "\\" in name or name in ("", ".", ".."):
             raise BqError(
-                say(f"{path.name} names the file {name!r} outside its folder.", f"{path.name} 指向文件夹之外的 {name!r}。"),
+                say(
+                    f"{path.name} names the file {name!r} outside its folder.",
+                    f"{path.name} 指向文件夹之外的 {name!r}。",
+                ),
                 _again(),
             )
     missing = sorted(name for name in set(weight_map.values()) if not (path.parent / name).is_file())
     if missing:
         raise BqError(
-            say(f"{len(missing)} of {len(set(weight_map.values()))} shards are missing in {path.parent}: {', '.join(missing)}.",
-                f"{path.parent} 中缺少 {len(missing)} 个分片（共 {len(set(weight_map.values()))} 个）：{'、'.join(missing)}。"),
+            say(
+                f"{len(missing)} of {len(set(weight_map.values()))} shards are missing in {path.parent}: {', '.join(missing)}.",
+                f"{path.parent} 中缺少 {len(missing)} 个分片（共 {len(set(weight_map.values()))} 个）：{'、'.join(missing)}。",
+            ),
             say("Download them; `hf download` goes on where it stopped.", "请下载它们；`hf download` 会从中断处继续。"),
-        )  # fmt: skip
+        )
     return weight_map
 
 
@@ -158,6 +188,8 @@ def _check_index(folder: Path, index: dict[str, str], tensors: dict[str, SourceT
         if name not in tensors or tensors[name].file.path.name != file:
             raise BqError(
                 say(f"{name} should be in {file}, and is not.", f"{name} 应在 {file} 中，但没有找到。"),
-                say(f"The index and the shards in {folder} are from different downloads; download them again.",
-                    f"{folder} 中的索引与分片不属于同一次下载；请重新下载。"),
-            )  # fmt: skip
+                say(
+                    f"The index and the shards in {folder} are from different downloads; download them again.",
+                    f"{folder} 中的索引与分片不属于同一次下载；请重新下载。",
+                ),
+            )

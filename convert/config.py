@@ -47,19 +47,23 @@ def read_config(checkpoint: Checkpoint) -> ModelConfig:
     blocks = _count(config, "num_hidden_layers")
     if blocks not in POSITIONS or (is_llama and blocks != 32):
         raise BqError(
-            say(f"config.json: num_hidden_layers is {blocks}; llama.cpp runs Baichuan with 32 blocks (RoPE) or 40 (ALiBi), "
+            say(
+                f"config.json: num_hidden_layers is {blocks}; llama.cpp runs Baichuan with 32 blocks (RoPE) or 40 (ALiBi), "
                 "and anything else without positions.",
                 f"config.json：num_hidden_layers 为 {blocks}；llama.cpp 只支持 32 块（RoPE）或 40 块（ALiBi）的 Baichuan，"
-                "其他块数会丢失位置信息。"),
+                "其他块数会丢失位置信息。",
+            ),
             say("Use a model of the 7B or 13B layout.", "请使用 7B 或 13B 结构的模型。"),
-        )  # fmt: skip
+        )
     kv_heads = config.get("num_key_value_heads", heads)
     if hidden % heads or (hidden // heads) % 2 or kv_heads != heads:
         raise BqError(
-            say(f"config.json: {hidden} hidden, {heads} heads and {kv_heads} key-value heads are no Baichuan attention.",
-                f"config.json：hidden {hidden}、{heads} 个头、{kv_heads} 个键值头不是 Baichuan 的注意力结构。"),
+            say(
+                f"config.json: {hidden} hidden, {heads} heads and {kv_heads} key-value heads are no Baichuan attention.",
+                f"config.json：hidden {hidden}、{heads} 个头、{kv_heads} 个键值头不是 Baichuan 的注意力结构。",
+            ),
             say("Use a model of the 7B or 13B layout.", "请使用 7B 或 13B 结构的模型。"),
-        )  # fmt: skip
+        )
     return ModelConfig(
         hidden=hidden,
         blocks=blocks,
@@ -80,10 +84,12 @@ def _refuse_repacks(config: dict[str, Any]) -> None:
     details = quantization if isinstance(quantization, dict) else config
     kind = "4-bit" if details.get("load_in_4bit") or details.get("bits") == 4 else "quantized"
     raise BqError(
-        say(f"config.json: this is a {kind} repack (quantization_config), from which the original weights cannot be read.",
-            "config.json：这是量化后的重打包版本（quantization_config），无法从中读出原始权重。"),
+        say(
+            f"config.json: this is a {kind} repack (quantization_config), from which the original weights cannot be read.",
+            "config.json：这是量化后的重打包版本（quantization_config），无法从中读出原始权重。",
+        ),
         say("Use the bf16 release of the same model.", "请使用同一模型的 bf16 原版发布。"),
-    )  # fmt: skip
+    )
 
 
 def _check_architecture(config: dict[str, Any]) -> bool:
@@ -95,23 +101,33 @@ def _check_architecture(config: dict[str, Any]) -> bool:
     if name == _LLAMA_ARCHITECTURE:
         return True
     if name == "BaichuanM1ForCausalLM" or config.get("model_type") == "baichuan_m1":
-        remedy = say("llama.cpp has no such architecture yet; see `bq models`.", "llama.cpp 尚无此架构；见 `bq models`。")
+        remedy = say(
+            "llama.cpp has no such architecture yet; see `bq models`.", "llama.cpp 尚无此架构；见 `bq models`。"
+        )
     elif name.startswith("Qwen"):
-        remedy = say("Baichuan-M2 and M3 have Qwen's layout: use llama.cpp's own converter for them.",
-                     "Baichuan-M2 与 M3 是 Qwen 结构：请使用 llama.cpp 自带的转换器。")  # fmt: skip
+        remedy = say(
+            "Baichuan-M2 and M3 have Qwen's layout: use llama.cpp's own converter for them.",
+            "Baichuan-M2 与 M3 是 Qwen 结构：请使用 llama.cpp 自带的转换器。",
+        )
     else:
         remedy = say("`bq models` lists what can be converted.", "可转换的模型见 `bq models`。")
     raise BqError(
-        say(f"config.json: the architecture is {name or 'not given'}, expected BaichuanForCausalLM.",
-            f"config.json：架构为 {name or '（未给出）'}，应为 BaichuanForCausalLM。"), remedy
-    )  # fmt: skip
+        say(
+            f"config.json: the architecture is {name or 'not given'}, expected BaichuanForCausalLM.",
+            f"config.json：架构为 {name or '（未给出）'}，应为 BaichuanForCausalLM。",
+        ),
+        remedy,
+    )
 
 
 def _count(config: dict[str, Any], key: str) -> int:
     value = config.get(key)
     if type(value) is not int or not 0 < value < 1 << 24:
         raise BqError(
-            say(f"config.json: {key} is {value!r}, expected a positive count.", f"config.json：{key} 为 {value!r}，应为正整数。"),
+            say(
+                f"config.json: {key} is {value!r}, expected a positive count.",
+                f"config.json：{key} 为 {value!r}，应为正整数。",
+            ),
             say("Download config.json again.", "请重新下载 config.json。"),
         )
     return value
@@ -120,8 +136,12 @@ def _count(config: dict[str, Any], key: str) -> int:
 def _number(config: dict[str, Any], key: str, default: float) -> float:
     value = config.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
-        raise BqError(say(f"config.json: {key} is {value!r}, expected a positive number.",
-                          f"config.json：{key} 为 {value!r}，应为正数。"))  # fmt: skip
+        raise BqError(
+            say(
+                f"config.json: {key} is {value!r}, expected a positive number.",
+                f"config.json：{key} 为 {value!r}，应为正数。",
+            )
+        )
     return float(value)
 
 

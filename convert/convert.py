@@ -87,10 +87,12 @@ def prepare(source: Path, mixture: str, variant: str | None = None, name: str | 
         return _prepare(source, chosen, variant, name)
     except OSError as error:
         raise BqError(
-            say(f"{error.filename or source} cannot be read: {error.strerror or error}.",
-                f"无法读取 {error.filename or source}：{error.strerror or error}。"),
+            say(
+                f"{error.filename or source} cannot be read: {error.strerror or error}.",
+                f"无法读取 {error.filename or source}：{error.strerror or error}。",
+            ),
             say("Check the path and its permissions.", "请检查路径与权限。"),
-        ) from None  # fmt: skip
+        ) from None
 
 
 def _prepare(source: Path, chosen: Mixture, variant: str | None, name: str | None) -> Conversion:
@@ -112,8 +114,12 @@ def _generation(config: ModelConfig, vocabulary: Vocabulary, norm_head: NormHead
 
 
 def convert(
-    conversion: Conversion, out: Path, threads: int, force: bool = False, report: Callable[[Progress], None] = lambda _: None
-) -> Converted:  # fmt: skip
+    conversion: Conversion,
+    out: Path,
+    threads: int,
+    force: bool = False,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> Converted:
     """Write, check and name the file. On any failure nothing is left and what existed stays.
 
     Raises BqError, among others for a full disk; KeyboardInterrupt passes through after the clean-up.
@@ -121,15 +127,21 @@ def convert(
     begun = time.perf_counter()
     try:
         check_output(out, force, conversion.size_bytes)
-        with writing(out) as part:
+        with writing(out, force) as part:
             _write(conversion, part, threads, report)
             written = time.perf_counter()
             checked = read_back(part, conversion.plan, conversion.vocabulary, conversion.identity.roles, threads)
             size = part.stat().st_size
     except OSError as error:
         raise BqError(
-            say(f"Writing {out.name} failed: {error.strerror or error}.", f"写入 {out.name} 失败：{error.strerror or error}。"),
-            say("Nothing was left behind. Free some space, or give another -o.", "没有留下任何文件。请腾出空间，或用 -o 指定其他位置。"),
+            say(
+                f"Writing {out.name} failed: {error.strerror or error}.",
+                f"写入 {out.name} 失败：{error.strerror or error}。",
+            ),
+            say(
+                "Nothing was left behind. Free some space, or give another -o.",
+                "没有留下任何文件。请腾出空间，或用 -o 指定其他位置。",
+            ),
         ) from None
     return Converted(out, size, written - begun, time.perf_counter() - written, checked)
 
@@ -139,9 +151,15 @@ def _write(conversion: Conversion, part: Path, threads: int, report: Callable[[P
 
     writer = GGUFWriter(None, "baichuan")
     add_metadata(
-        writer, conversion.config, conversion.vocabulary, conversion.identity, conversion.norm_head,
-        conversion.generation, conversion.mixture, conversion.plan.weights,
-    )  # fmt: skip
+        writer,
+        conversion.config,
+        conversion.vocabulary,
+        conversion.identity,
+        conversion.norm_head,
+        conversion.generation,
+        conversion.mixture,
+        conversion.plan.weights,
+    )
     for tensor in conversion.plan.tensors:
         kind = GGMLQuantizationType(tensor.kind)
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.size_bytes, raw_dtype=kind)

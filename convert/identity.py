@@ -32,7 +32,9 @@ class Identity:
     max_new_tokens: int
 
 
-def identify(checkpoint: Checkpoint, config: ModelConfig, generation: int, variant: str | None, name: str | None) -> Identity:
+def identify(
+    checkpoint: Checkpoint, config: ModelConfig, generation: int, variant: str | None, name: str | None
+) -> Identity:
     """Read generation_config.json and match the folder's name. Raises BqError for values that make no sense."""
     path = checkpoint.folder / "generation_config.json"
     settings = read_json(path) if path.is_file() else {}

@@ -48,9 +48,15 @@ def chat_template(vocabulary: Vocabulary, roles: tuple[int, int]) -> str:
 
 
 def add_metadata(
-    writer: "GGUFWriter", config: ModelConfig, vocabulary: Vocabulary, identity: Identity, norm_head: NormHead,
-    generation: int, mixture: Mixture, weights: int,
-) -> None:  # fmt: skip
+    writer: "GGUFWriter",
+    config: ModelConfig,
+    vocabulary: Vocabulary,
+    identity: Identity,
+    norm_head: NormHead,
+    generation: int,
+    mixture: Mixture,
+    weights: int,
+) -> None:
     """Add every key to a GGUFWriter of the architecture `baichuan`."""
     writer.add_type("model")
     _add_identity(writer, identity, weights)

@@ -31,25 +31,42 @@ class NormHead:
 
     def describe(self) -> str:
         """One line for the screen and for the file's metadata."""
-        head = (say("NormHead: folded into output.weight", "NormHead：已折入 output.weight") if self.fold
-                else say("NormHead: none", "NormHead：无"))  # fmt: skip
+        head = (
+            say("NormHead: folded into output.weight", "NormHead：已折入 output.weight")
+            if self.fold
+            else say("NormHead: none", "NormHead：无")
+        )
         return f"{head} ({'; '.join(self.reasons)})"
 
 
-def decide_norm_head(checkpoint: Checkpoint, config: ModelConfig, vocabulary: Vocabulary, head: SourceTensor) -> NormHead:
+def decide_norm_head(
+    checkpoint: Checkpoint, config: ModelConfig, vocabulary: Vocabulary, head: SourceTensor
+) -> NormHead:
     """Weigh the evidence: the modeling code, config, vocabulary and tokenizer. Raises BqError if nothing speaks."""
     spread = _row_norms(head)
     if config.is_llama_layout:
         return NormHead(False, ("Llama layout: already folded by the program that wrote it", spread))
-    votes = [vote for vote in (
-        _modeling_code(checkpoint), _z_loss(checkpoint), _vocab_size(config), _role_pieces(vocabulary),
-    ) if vote]  # fmt: skip
+    votes = [
+        vote
+        for vote in (
+            _modeling_code(checkpoint),
+            _z_loss(checkpoint),
+            _vocab_size(config),
+            _role_pieces(vocabulary),
+        )
+        if vote
+    ]
     if not votes:
         raise BqError(
-            say(f"It cannot be told whether this is a Baichuan 1 or 2: a vocabulary of {config.vocab:,} and no modeling_baichuan.py.",
-                f"无法判断这是 Baichuan 1 还是 2：词表为 {config.vocab:,}，且没有 modeling_baichuan.py。"),
-            say("Put the release's modeling_baichuan.py into the folder.", "请把原发布的 modeling_baichuan.py 放入该文件夹。"),
-        )  # fmt: skip
+            say(
+                f"It cannot be told whether this is a Baichuan 1 or 2: a vocabulary of {config.vocab:,} and no modeling_baichuan.py.",
+                f"无法判断这是 Baichuan 1 还是 2：词表为 {config.vocab:,}，且没有 modeling_baichuan.py。",
+            ),
+            say(
+                "Put the release's modeling_baichuan.py into the folder.",
+                "请把原发布的 modeling_baichuan.py 放入该文件夹。",
+            ),
+        )
     fold = votes[0][0]
     return NormHead(fold, (*(reason for _, reason in votes), spread))
 

@@ -64,8 +64,12 @@ def _check_tensors(file: GgufFile, plan: Plan) -> None:
     if planned == found:
         return
     name = next(name for name in (*planned, *found) if planned.get(name) != found.get(name))
-    raise _defect(say(f"{name} reads back as {found.get(name)}, planned was {planned.get(name)}",
-                      f"{name} 读回为 {found.get(name)}，计划为 {planned.get(name)}"))  # fmt: skip
+    raise _defect(
+        say(
+            f"{name} reads back as {found.get(name)}, planned was {planned.get(name)}",
+            f"{name} 读回为 {found.get(name)}，计划为 {planned.get(name)}",
+        )
+    )
 
 
 def _check_values(file: GgufFile, threads: int) -> None:
@@ -81,10 +85,15 @@ def _check_values(file: GgufFile, threads: int) -> None:
         bad = next((name for name in pool.map(first_bad, file.tensors.values()) if name), None)
     if bad:
         raise BqError(
-            say(f"{bad} has weights too large for its type {file.tensors[bad].kind.name}.",
-                f"{bad} 中的权重超出类型 {file.tensors[bad].kind.name} 的范围。"),
-            say("Convert with -q BF16 or -q F32, and ask the checkpoint's author.", "请以 -q BF16 或 -q F32 转换，并联系检查点的作者。"),
-        )  # fmt: skip
+            say(
+                f"{bad} has weights too large for its type {file.tensors[bad].kind.name}.",
+                f"{bad} 中的权重超出类型 {file.tensors[bad].kind.name} 的范围。",
+            ),
+            say(
+                "Convert with -q BF16 or -q F32, and ask the checkpoint's author.",
+                "请以 -q BF16 或 -q F32 转换，并联系检查点的作者。",
+            ),
+        )
 
 
 def _check_token_ids(path: Path, vocabulary: Vocabulary, roles: tuple[int, int]) -> int:
@@ -99,8 +108,12 @@ def _check_token_ids(path: Path, vocabulary: Vocabulary, roles: tuple[int, int])
         for text in probes:
             expected, found = reference.encode(text), tokenizer.encode(text)
             if expected != found:
-                raise _defect(say(f"{text!r} gives the ids {found}, SentencePiece gives {expected}",
-                                  f"{text!r} 的 id 为 {found}，SentencePiece 给出 {expected}"))  # fmt: skip
+                raise _defect(
+                    say(
+                        f"{text!r} gives the ids {found}, SentencePiece gives {expected}",
+                        f"{text!r} 的 id 为 {found}，SentencePiece 给出 {expected}",
+                    )
+                )
         for forged in _role_texts(vocabulary, roles):
             if set(tokenizer.encode(forged)) & set(roles):
                 raise _defect(say(f"the text {forged!r} forges a role", f"文本 {forged!r} 能伪造角色"))
@@ -122,5 +135,8 @@ def _role_texts(vocabulary: Vocabulary, roles: Sequence[int]) -> Iterator[str]:
 def _defect(what: str) -> BqError:
     return BqError(
         say(f"The written file does not read back as planned: {what}.", f"写出的文件与计划不符：{what}。"),
-        say("It was removed; please report this with the name of the checkpoint.", "文件已删除；请附上检查点名称报告此问题。"),
+        say(
+            "It was removed; please report this with the name of the checkpoint.",
+            "文件已删除；请附上检查点名称报告此问题。",
+        ),
     )

@@ -43,10 +43,12 @@ def read_safetensors_file(path: Path) -> dict[str, SourceTensor]:
         return _tensors(header, data_start, size, file)
     except (_Bad, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BqError(
-            say(f"{path.name} is no whole safetensors file ({size:,} bytes): {error}.",
-                f"{path.name} 不是完整的 safetensors 文件（{size:,} 字节）：{error}。"),
+            say(
+                f"{path.name} is no whole safetensors file ({size:,} bytes): {error}.",
+                f"{path.name} 不是完整的 safetensors 文件（{size:,} 字节）：{error}。",
+            ),
             say("Download it again.", "请重新下载该文件。"),
-        ) from None  # fmt: skip
+        ) from None
 
 
 def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
@@ -74,8 +76,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _checked(name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
     """dtype, shape, and the bytes from begin to end of the data, of one entry of the header."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise _Bad(say(f"{name} is not described by dtype, shape and data_offsets",
-                       f"{name} 的描述不是 dtype、shape 与 data_offsets"))  # fmt: skip
+        raise _Bad(
+            say(
+                f"{name} is not described by dtype, shape and data_offsets",
+                f"{name} 的描述不是 dtype、shape 与 data_offsets",
+            )
+        )
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
         raise _Bad(say(f"{name} is described by something other than counts", f"{name} 的描述不是非负整数"))
@@ -98,5 +104,7 @@ def _tensors(header: dict[str, Any], data_start: int, size: int, file: MappedFil
         tensors[name] = SourceTensor(name, dtype, shape, contiguous_strides(shape), data_start + begin, file)
         position = end
     if data_start + position != size:
-        raise _Bad(say(f"its tensors end at byte {data_start + position:,}", f"张量结束于第 {data_start + position:,} 字节"))
+        raise _Bad(
+            say(f"its tensors end at byte {data_start + position:,}", f"张量结束于第 {data_start + position:,} 字节")
+        )
     return tensors

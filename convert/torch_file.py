@@ -33,7 +33,15 @@ def read_torch_file(path: Path) -> dict[str, SourceTensor]:
             members = {info.filename: info for info in archive.infolist()}
             if len(members) != len(archive.infolist()):
                 raise zipfile.BadZipFile(say("a name stands twice in it", "其中有重复的名称"))
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, struct.error, RuntimeError, ValueError) as error:
+    except (
+        zipfile.BadZipFile,
+        NotImplementedError,
+        EOFError,
+        OSError,
+        struct.error,
+        RuntimeError,
+        ValueError,
+    ) as error:
         raise _truncated(path, str(error)) from None
     return {name: _locate(name, value, folder, members, file) for name, value in state.items()}
 
@@ -45,20 +53,26 @@ def _check_form(path: Path) -> None:
         return
     if head.startswith(_LEGACY_MAGIC) or head[257:262] == b"ustar":
         raise BqError(
-            say(f"{path.name} is in torch's old form (before torch 1.6), not the zip form.",
-                f"{path.name} 是 torch 的旧格式（torch 1.6 之前），不是 zip 格式。"),
-            say("Load it once with a current torch and save it again with torch.save, or as safetensors.",
-                "请用新版 torch 加载后以 torch.save 重新保存，或存成 safetensors。"),
-        )  # fmt: skip
+            say(
+                f"{path.name} is in torch's old form (before torch 1.6), not the zip form.",
+                f"{path.name} 是 torch 的旧格式（torch 1.6 之前），不是 zip 格式。",
+            ),
+            say(
+                "Load it once with a current torch and save it again with torch.save, or as safetensors.",
+                "请用新版 torch 加载后以 torch.save 重新保存，或存成 safetensors。",
+            ),
+        )
     raise _truncated(path, say("it is no zip archive", "它不是 zip 文件"))
 
 
 def _truncated(path: Path, why: str) -> BqError:
     return BqError(
-        say(f"{path.name} is damaged or cut short ({path.stat().st_size:,} bytes): {why}.",
-            f"{path.name} 已损坏或不完整（{path.stat().st_size:,} 字节）：{why}。"),
+        say(
+            f"{path.name} is damaged or cut short ({path.stat().st_size:,} bytes): {why}.",
+            f"{path.name} 已损坏或不完整（{path.stat().st_size:,} 字节）：{why}。",
+        ),
         say("Download it again.", "请重新下载该文件。"),
-    )  # fmt: skip
+    )
 
 
 def _read_pickle(archive: zipfile.ZipFile, path: Path) -> tuple[str, bytes]:
@@ -99,25 +113,34 @@ def _state_dict(pickle: bytes, path: Path) -> dict[str, TensorRecord]:
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, TensorRecord):
             raise BqError(
-                say(f"{path.name}: entry {name!r} is {type(value).__name__}, where a tensor was expected.",
-                    f"{path.name}：条目 {name!r} 是 {type(value).__name__}，应为张量。"),
+                say(
+                    f"{path.name}: entry {name!r} is {type(value).__name__}, where a tensor was expected.",
+                    f"{path.name}：条目 {name!r} 是 {type(value).__name__}，应为张量。",
+                ),
                 say("Save only the model's state_dict().", "请只保存模型的 state_dict()。"),
-            )  # fmt: skip
+            )
     return state
 
 
 def _refused(path: Path, name: str, strings: list[str]) -> BqError:
     if any(text.endswith("quant_state") for text in strings):
         return BqError(
-            say(f"{path.name} is a 4-bit repack (it holds quant_state entries).",
-                f"{path.name} 是 4 位量化的重打包版本（含 quant_state 条目）。"),
+            say(
+                f"{path.name} is a 4-bit repack (it holds quant_state entries).",
+                f"{path.name} 是 4 位量化的重打包版本（含 quant_state 条目）。",
+            ),
             say("Use the bf16 release.", "请使用 bf16 的原版发布。"),
-        )  # fmt: skip
+        )
     return BqError(
-        say(f"{path.name} asks for the Python object {name}, which a state dict does not need; it was not executed.",
-            f"{path.name} 要求 Python 对象 {name}，而 state dict 并不需要它；没有执行。"),
-        say("Do not trust this file; take the official release, or safetensors.", "请勿信任该文件；请使用官方发布或 safetensors。"),
-    )  # fmt: skip
+        say(
+            f"{path.name} asks for the Python object {name}, which a state dict does not need; it was not executed.",
+            f"{path.name} 要求 Python 对象 {name}，而 state dict 并不需要它；没有执行。",
+        ),
+        say(
+            "Do not trust this file; take the official release, or safetensors.",
+            "请勿信任该文件；请使用官方发布或 safetensors。",
+        ),
+    )
 
 
 def _locate(
@@ -125,13 +148,22 @@ def _locate(
 ) -> SourceTensor:
     start = _storage_start(record.storage, folder, members, file)
     if len(record.shape) != len(record.strides):
-        raise _truncated(file.path, say(f"{name} has {len(record.shape)} sizes and {len(record.strides)} strides",
-                                        f"{name} 的维数与步长数不一致"))  # fmt: skip
+        raise _truncated(
+            file.path,
+            say(
+                f"{name} has {len(record.shape)} sizes and {len(record.strides)} strides",
+                f"{name} 的维数与步长数不一致",
+            ),
+        )
     last = record.offset + sum((n - 1) * step for n, step in zip(record.shape, record.strides, strict=True))
     if 0 not in record.shape and last >= record.storage.count:
-        raise _truncated(file.path, say(f"{name} {list(record.shape)} reaches beyond its storage of "
-                                        f"{record.storage.count} elements",
-                                        f"{name} {list(record.shape)} 超出了只有 {record.storage.count} 个元素的存储"))  # fmt: skip
+        raise _truncated(
+            file.path,
+            say(
+                f"{name} {list(record.shape)} reaches beyond its storage of {record.storage.count} elements",
+                f"{name} {list(record.shape)} 超出了只有 {record.storage.count} 个元素的存储",
+            ),
+        )
     start += record.offset * ITEM_SIZES[record.storage.dtype]
     return SourceTensor(name, record.storage.dtype, record.shape, record.strides, start, file)
 
@@ -141,13 +173,22 @@ def _storage_start(storage: Storage, folder: str, members: dict[str, zipfile.Zip
     member = members.get(f"{folder}data/{storage.key}")
     size = storage.count * ITEM_SIZES[storage.dtype]
     if member is None or member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
-        raise _truncated(file.path, say(f"storage {storage.key} is missing or compressed", f"存储 {storage.key} 缺失或被压缩"))
+        raise _truncated(
+            file.path, say(f"storage {storage.key} is missing or compressed", f"存储 {storage.key} 缺失或被压缩")
+        )
     head = file.bytes[member.header_offset : member.header_offset + _LOCAL_HEADER.size].tobytes()
     if len(head) < _LOCAL_HEADER.size or not head.startswith(b"PK\x03\x04"):
-        raise _truncated(file.path, say(f"storage {storage.key} lies beyond the end", f"存储 {storage.key} 在文件末尾之外"))
+        raise _truncated(
+            file.path, say(f"storage {storage.key} lies beyond the end", f"存储 {storage.key} 在文件末尾之外")
+        )
     _, name_length, extra_length = _LOCAL_HEADER.unpack(head)
     start: int = member.header_offset + _LOCAL_HEADER.size + name_length + extra_length
     if size > member.file_size or start + size > len(file.bytes):
-        raise _truncated(file.path, say(f"storage {storage.key} needs {size:,} bytes and has {member.file_size:,}",
-                                        f"存储 {storage.key} 需要 {size:,} 字节，实有 {member.file_size:,} 字节"))  # fmt: skip
+        raise _truncated(
+            file.path,
+            say(
+                f"storage {storage.key} needs {size:,} bytes and has {member.file_size:,}",
+                f"存储 {storage.key} 需要 {size:,} 字节，实有 {member.file_size:,} 字节",
+            ),
+        )
     return start

@@ -67,10 +67,12 @@ def read_vocabulary(folder: Path, rows: int, roles: tuple[int, int]) -> Vocabula
     types = [int(piece.type) for piece in model.pieces]
     if len(pieces) > rows:
         raise BqError(
-            say(f"tokenizer.model has {len(pieces):,} pieces, the embedding only {rows:,} rows.",
-                f"tokenizer.model 有 {len(pieces):,} 个词元，而嵌入只有 {rows:,} 行。"),
+            say(
+                f"tokenizer.model has {len(pieces):,} pieces, the embedding only {rows:,} rows.",
+                f"tokenizer.model 有 {len(pieces):,} 个词元，而嵌入只有 {rows:,} 行。",
+            ),
             say("Take tokenizer and weights from the same release.", "请使用同一发布中的分词器与权重。"),
-        )  # fmt: skip
+        )
     padding = rows - len(pieces)
     pieces += [f"[PAD{i}]" for i in range(len(pieces), rows)]
     scores += [0.0] * padding
@@ -78,7 +80,12 @@ def read_vocabulary(folder: Path, rows: int, roles: tuple[int, int]) -> Vocabula
     added = _add_tokens(folder, pieces, types, rows - padding)
     for role in roles:
         if not 2 < role < rows:
-            raise BqError(say(f"The role id {role} is outside the vocabulary of {rows:,}.", f"角色 id {role} 超出 {rows:,} 的词表。"))
+            raise BqError(
+                say(
+                    f"The role id {role} is outside the vocabulary of {rows:,}.",
+                    f"角色 id {role} 超出 {rows:,} 的词表。",
+                )
+            )
         types[role] = TokenType.CONTROL
     for i, kind in enumerate(types):  # llama.cpp looks for these in the raw text, where a space is a space
         if kind in (TokenType.USER_DEFINED, TokenType.CONTROL):
@@ -123,10 +130,12 @@ def _parse(path: Path) -> Any:
     spec = model.trainer_spec
     if spec.model_type != _BPE or not all(0 <= i < len(model.pieces) for i in (spec.unk_id, spec.bos_id, spec.eos_id)):
         raise BqError(
-            say("tokenizer.model is no SentencePiece BPE model, as every Baichuan release has.",
-                "tokenizer.model 不是 SentencePiece BPE 模型，而 Baichuan 的发布都是。"),
+            say(
+                "tokenizer.model is no SentencePiece BPE model, as every Baichuan release has.",
+                "tokenizer.model 不是 SentencePiece BPE 模型，而 Baichuan 的发布都是。",
+            ),
             say("Take the tokenizer of the release.", "请使用原发布的分词器。"),
-        )  # fmt: skip
+        )
     return model
 
 
@@ -136,10 +145,12 @@ def _add_tokens(folder: Path, pieces: list[str], types: list[int], first: int) -
     for token, (number, special) in sorted(_added_tokens(folder).items(), key=lambda item: item[1][0]):
         if not 0 <= number < len(pieces):
             raise BqError(
-                say(f"added_tokens.json gives {token!r} the id {number}, beyond the embedding's {len(pieces):,} rows.",
-                    f"added_tokens.json 给 {token!r} 的 id 为 {number}，超出嵌入的 {len(pieces):,} 行。"),
+                say(
+                    f"added_tokens.json gives {token!r} the id {number}, beyond the embedding's {len(pieces):,} rows.",
+                    f"added_tokens.json 给 {token!r} 的 id 为 {number}，超出嵌入的 {len(pieces):,} 行。",
+                ),
                 say("Take tokenizer and weights from the same fine-tune.", "请使用同一微调中的分词器与权重。"),
-            )  # fmt: skip
+            )
         if number < first and pieces[number] == token:
             continue
         pieces[number] = token
@@ -155,7 +166,12 @@ def _added_tokens(folder: Path) -> dict[str, tuple[int, bool]]:
     if (folder / "added_tokens.json").is_file():
         for token, number in read_json(folder / "added_tokens.json").items():
             if type(number) is not int:
-                raise BqError(say(f"added_tokens.json: the id of {token!r} is {number!r}.", f"added_tokens.json：{token!r} 的 id 是 {number!r}。"))
+                raise BqError(
+                    say(
+                        f"added_tokens.json: the id of {token!r} is {number!r}.",
+                        f"added_tokens.json：{token!r} 的 id 是 {number!r}。",
+                    )
+                )
             found[token] = (number, token in special)
     decoder = _optional_json(folder / "tokenizer_config.json").get("added_tokens_decoder")
     for key, entry in (decoder if isinstance(decoder, dict) else {}).items():

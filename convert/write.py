@@ -127,7 +127,12 @@ def _check_finite(tensor: PlannedTensor, rows: npt.NDArray[np.float32], start: i
     order = row_order(tensor, start, start + rows.shape[0])
     source_row = order.start + row if isinstance(order, slice) else int(order[row])
     raise BqError(
-        say(f"{tensor.source.name} in {tensor.source.file.path.name}, row {source_row}, column {column} is {rows[row, column]}.",
-            f"{tensor.source.file.path.name} 中 {tensor.source.name} 第 {source_row} 行第 {column} 列的值为 {rows[row, column]}。"),
-        say("The checkpoint is damaged: download it again, or ask its author.", "检查点已损坏：请重新下载，或联系其作者。"),
-    )  # fmt: skip
+        say(
+            f"{tensor.source.name} in {tensor.source.file.path.name}, row {source_row}, column {column} is {rows[row, column]}.",
+            f"{tensor.source.file.path.name} 中 {tensor.source.name} 第 {source_row} 行第 {column} 列的值为 {rows[row, column]}。",
+        ),
+        say(
+            "The checkpoint is damaged: download it again, or ask its author.",
+            "检查点已损坏：请重新下载，或联系其作者。",
+        ),
+    )

@@ -50,7 +50,9 @@ def _performance_cores() -> int | None:
     if sys.platform != "darwin":
         return None
     try:
-        out = subprocess.run(["/usr/sbin/sysctl", "-n", "hw.perflevel0.physicalcpu"], capture_output=True, text=True, check=True)
+        out = subprocess.run(
+            ["/usr/sbin/sysctl", "-n", "hw.perflevel0.physicalcpu"], capture_output=True, text=True, check=True
+        )
         return int(out.stdout)
     except (OSError, ValueError, subprocess.CalledProcessError):
         return None

@@ -13,12 +13,17 @@ class BqError(Exception):
     exit_code = 1
 
     def __init__(self, cause: str, remedy: str | None = None) -> None:
-        self.cause = " ".join(cause.split())
-        self.remedy = " ".join(remedy.split()) if remedy else None
+        self.cause = _line(cause)
+        self.remedy = _line(remedy) if remedy else None
         super().__init__(self.cause, self.remedy)
 
     def __str__(self) -> str:
         return f"{self.cause} {self.remedy}" if self.remedy else self.cause
+
+
+def _line(text: str) -> str:
+    """`text` in one line, without characters that a name from a hostile file could control the terminal with."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in " ".join(text.split()))
 
 
 class UsageError(BqError):

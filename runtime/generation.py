@@ -130,10 +130,12 @@ class Engine:
         if result == _ABORTED:
             return False
         raise BqError(
-            say(f"llama.cpp could not decode (result {result}{', the context is full' if result == _NO_SLOT else ''}): {last_errors()}.",
-                f"llama.cpp 解码失败（结果 {result}{'，上下文已满' if result == _NO_SLOT else ''}）：{last_errors()}。"),
+            say(
+                f"llama.cpp could not decode (result {result}{', the context is full' if result == _NO_SLOT else ''}): {last_errors()}.",
+                f"llama.cpp 解码失败（结果 {result}{'，上下文已满' if result == _NO_SLOT else ''}）：{last_errors()}。",
+            ),
             say("Start a new conversation, or use a smaller --ctx.", "请开始新的对话，或使用更小的 --ctx。"),
-        )  # fmt: skip
+        )
 
 
 class _abort_on:

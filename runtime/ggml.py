@@ -39,14 +39,16 @@ class GgmlType(IntEnum):
     BF16 = 30
 
 
-
 def library_folder() -> Path:
     """The folder that holds libggml-base and libllama. Raises BqError if llama-cpp-python is not installed."""
     spec = importlib.util.find_spec("llama_cpp")
     if spec is None or not spec.submodule_search_locations:
         raise BqError(
             say("llama-cpp-python is not installed.", "没有安装 llama-cpp-python。"),
-            say("Run `make demo`, or `pip install llama-cpp-python`.", "请运行 `make demo` 或 `pip install llama-cpp-python`。"),
+            say(
+                "Run `make demo`, or `pip install llama-cpp-python`.",
+                "请运行 `make demo` 或 `pip install llama-cpp-python`。",
+            ),
         )
     return Path(spec.submodule_search_locations[0]) / "lib"
 
@@ -64,7 +66,10 @@ def _ggml() -> ctypes.CDLL:
         lib = ctypes.CDLL(str(path))
     except OSError as error:
         raise BqError(
-            say(f"llama.cpp's library {path.name} cannot be loaded: {error}.", f"无法加载 llama.cpp 的库 {path.name}：{error}。"),
+            say(
+                f"llama.cpp's library {path.name} cannot be loaded: {error}.",
+                f"无法加载 llama.cpp 的库 {path.name}：{error}。",
+            ),
             say("Install llama-cpp-python 0.3.36 or newer again.", "请重新安装 llama-cpp-python 0.3.36 或更新的版本。"),
         ) from None
     size, pointer, kind = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int

@@ -95,14 +95,19 @@ def read_gguf(path: Path) -> GgufFile:
     except FileNotFoundError:
         raise BqError(
             say(f"There is no file {path}.", f"没有文件 {path}。"),
-            say("Give the path of a GGUF file; `bq convert` makes one.", "请给出 GGUF 文件的路径；可用 `bq convert` 生成。"),
+            say(
+                "Give the path of a GGUF file; `bq convert` makes one.",
+                "请给出 GGUF 文件的路径；可用 `bq convert` 生成。",
+            ),
         ) from None
     except OSError as error:
         raise BqError(say(f"{path} cannot be read: {error}.", f"无法读取 {path}：{error}。")) from None
     except (_Bad, struct.error, ValueError, OverflowError) as error:
         raise BqError(
             say(f"{path.name} is no whole GGUF file: {error}.", f"{path.name} 不是完整的 GGUF 文件：{error}。"),
-            say("Convert it again with `bq convert`, or download it again.", "请用 `bq convert` 重新转换，或重新下载。"),
+            say(
+                "Convert it again with `bq convert`, or download it again.", "请用 `bq convert` 重新转换，或重新下载。"
+            ),
         ) from None
 
 
@@ -121,7 +126,12 @@ class _Reader:
             raise _Bad(say(f"its version is {version}, known are 2 and 3", f"版本为 {version}，只支持 2 和 3"))
         tensor_count, key_count = self.scalar("Q"), self.scalar("Q")
         if tensor_count > MAX_TENSORS or key_count > MAX_KEYS:
-            raise _Bad(say(f"it claims {tensor_count} tensors and {key_count} keys", f"声称有 {tensor_count} 个张量和 {key_count} 个键"))
+            raise _Bad(
+                say(
+                    f"it claims {tensor_count} tensors and {key_count} keys",
+                    f"声称有 {tensor_count} 个张量和 {key_count} 个键",
+                )
+            )
         metadata: dict[str, Any] = {}
         for _ in range(key_count):
             key = self.string()
@@ -137,7 +147,12 @@ class _Reader:
 
     def take(self, count: int) -> bytes:
         if count > self.size - self.at:
-            raise _Bad(say(f"it ends at byte {self.size:,} in the middle of its header", f"文件在第 {self.size:,} 字节处中断，文件头不完整"))
+            raise _Bad(
+                say(
+                    f"it ends at byte {self.size:,} in the middle of its header",
+                    f"文件在第 {self.size:,} 字节处中断，文件头不完整",
+                )
+            )
         self.at += count
         return self.data[self.at - count : self.at]
 
@@ -196,9 +211,14 @@ class _Reader:
             if name in tensors or shape[-1] % weights:
                 raise _Bad(say(f"{name} stands twice or has broken rows", f"{name} 重复或行宽不合"))
             if offset < end or offset % alignment or data_start + offset + size > self.size:
-                raise _Bad(say(f"{name} should lie at bytes {data_start + offset:,} to {data_start + offset + size:,} of "
-                               f"{self.size:,}", f"{name} 应位于第 {data_start + offset:,} 至 {data_start + offset + size:,} 字节，"
-                               f"而文件只有 {self.size:,} 字节"))  # fmt: skip
+                raise _Bad(
+                    say(
+                        f"{name} should lie at bytes {data_start + offset:,} to {data_start + offset + size:,} of "
+                        f"{self.size:,}",
+                        f"{name} 应位于第 {data_start + offset:,} 至 {data_start + offset + size:,} 字节，"
+                        f"而文件只有 {self.size:,} 字节",
+                    )
+                )
             tensors[name] = TensorEntry(name, kind, shape, data_start + offset, size)
             end = offset + size
         return tensors

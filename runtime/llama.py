@@ -35,7 +35,10 @@ def library() -> Any:
     except (ImportError, OSError, RuntimeError) as error:
         raise BqError(
             say(f"llama.cpp cannot be loaded: {error}.", f"无法加载 llama.cpp：{error}。"),
-            say("Run `make demo`, or install llama-cpp-python again.", "请运行 `make demo`，或重新安装 llama-cpp-python。"),
+            say(
+                "Run `make demo`, or install llama-cpp-python again.",
+                "请运行 `make demo`，或重新安装 llama-cpp-python。",
+            ),
         ) from None
 
     @bindings.llama_log_callback  # type: ignore[untyped-decorator, unused-ignore]

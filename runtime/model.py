@@ -27,6 +27,8 @@ DEFAULT_ANSWER_TOKENS = 2048  # max_new_tokens of every Chat release
 _LEAST_ANSWER_TOKENS = 256  # a long message may shrink the room for the answer down to this
 _BATCH = 512
 
+_RELEASE_DEFAULTS = Options()
+
 
 @dataclass(frozen=True)
 class LoadOptions:
@@ -50,9 +52,7 @@ class ModelInfo:
     max_new_tokens: int
 
 
-def load(
-    path: Path, options: LoadOptions = LoadOptions(), progress: Callable[[float], bool] | None = None
-) -> "Model":  # fmt: skip
+def load(path: Path, options: LoadOptions = LoadOptions(), progress: Callable[[float], bool] | None = None) -> "Model":
     """Load a GGUF file. `progress` hears a fraction and returns False to stop.
 
     Raises BqError for a file that is damaged, no Baichuan, or too large for the memory; Cancelled if `progress` stopped it.
@@ -90,17 +90,21 @@ def _check_runs(file: GgufFile) -> None:
     architecture = file.text("general.architecture", "?")
     if architecture != ARCHITECTURE:
         raise UsageError(
-            say(f"{file.path.name} is a {architecture} model; bq runs Baichuan models.",
-                f"{file.path.name} 是 {architecture} 模型；bq 运行 Baichuan 模型。"),
+            say(
+                f"{file.path.name} is a {architecture} model; bq runs Baichuan models.",
+                f"{file.path.name} 是 {architecture} 模型；bq 运行 Baichuan 模型。",
+            ),
             say("Use llama.cpp itself for it.", "请直接使用 llama.cpp。"),
-        )  # fmt: skip
+        )
     blocks = file.count(f"{ARCHITECTURE}.block_count")
     if blocks not in (32, 40):
         raise BqError(
-            say(f"{file.path.name} has {blocks} blocks; llama.cpp would run it without positions.",
-                f"{file.path.name} 有 {blocks} 块；llama.cpp 运行时会丢失位置信息。"),
+            say(
+                f"{file.path.name} has {blocks} blocks; llama.cpp would run it without positions.",
+                f"{file.path.name} 有 {blocks} 块；llama.cpp 运行时会丢失位置信息。",
+            ),
             say("Only 32 blocks (7B) and 40 (13B) work.", "只支持 32 块（7B）与 40 块（13B）。"),
-        )  # fmt: skip
+        )
     key = senseless_key(file)
     if key is not None:
         raise BqError(
@@ -122,11 +126,15 @@ def _context_params(lib: Any, file: GgufFile, options: LoadOptions) -> Any:
 def _load_failure(path: Path) -> BqError:
     detail = last_errors()
     return BqError(
-        say(f"llama.cpp could not load {path.name}{': ' + detail if detail else ''}.",
-            f"llama.cpp 无法加载 {path.name}{'：' + detail if detail else ''}。"),
-        say("If memory is short, use a smaller mixture or a smaller --ctx; `--debug` shows llama.cpp's log.",
-            "若内存不足，请换更小的量化或更小的 --ctx；`--debug` 可显示 llama.cpp 的日志。"),
-    )  # fmt: skip
+        say(
+            f"llama.cpp could not load {path.name}{': ' + detail if detail else ''}.",
+            f"llama.cpp 无法加载 {path.name}{'：' + detail if detail else ''}。",
+        ),
+        say(
+            "If memory is short, use a smaller mixture or a smaller --ctx; `--debug` shows llama.cpp's log.",
+            "若内存不足，请换更小的量化或更小的 --ctx；`--debug` 可显示 llama.cpp 的日志。",
+        ),
+    )
 
 
 class Model:
@@ -171,27 +179,31 @@ class Model:
         return build_prompt(messages, self.tokenizer.encode, self.roles, context - _LEAST_ANSWER_TOKENS)
 
     def chat(
-        self, messages: Sequence[Message], options: Options = Options(), force: bool = False, **keywords: Any
-    ) -> Generation:  # fmt: skip
+        self, messages: Sequence[Message], options: Options = _RELEASE_DEFAULTS, force: bool = False, **keywords: Any
+    ) -> Generation:
         """Answer a conversation; keywords are the fields of Options. Raises BqError for a Base file unless forced."""
         if self.info.variant == "base" and not force:
             raise UsageError(
-                say(f"{self.info.name} is a Base model: it goes on with a text and answers no one.",
-                    f"{self.info.name} 是 Base 模型：它只会续写文本，不会对话。"),
+                say(
+                    f"{self.info.name} is a Base model: it goes on with a text and answers no one.",
+                    f"{self.info.name} 是 Base 模型：它只会续写文本，不会对话。",
+                ),
                 say("Use `bq complete`, or a Chat release.", "请使用 `bq complete`，或改用 Chat 版本。"),
-            )  # fmt: skip
+            )
         options = options.replaced(keywords)
         return self._generate(self.prompt(messages, options.max_tokens), options)
 
-    def complete(self, text: str, options: Options = Options(), **keywords: Any) -> Generation:
+    def complete(self, text: str, options: Options = _RELEASE_DEFAULTS, **keywords: Any) -> Generation:
         """Go on with a text; keywords are the fields of Options. Raises BqError if the text fills the context."""
         ids = self.tokenizer.encode(text) or [self._start_token()]
         if len(ids) >= self.info.context:
             raise BqError(
-                say(f"The text has {len(ids)} tokens, the context {self.info.context}.",
-                    f"文本有 {len(ids)} 个词元，而上下文只有 {self.info.context} 个。"),
+                say(
+                    f"The text has {len(ids)} tokens, the context {self.info.context}.",
+                    f"文本有 {len(ids)} 个词元，而上下文只有 {self.info.context} 个。",
+                ),
                 say("Shorten the text.", "请缩短文本。"),
-            )  # fmt: skip
+            )
         return self._generate(Prompt(tuple(ids), 0), options.replaced(keywords))
 
     def _start_token(self) -> int:
@@ -215,5 +227,7 @@ class Model:
     def __enter__(self) -> "Model":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

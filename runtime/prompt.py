@@ -55,10 +55,15 @@ def build_prompt(messages: Sequence[Message], encode: Encode, roles: Roles, budg
     newest = len(encoded[-1])
     if len(system_ids) + newest > budget:
         raise BqError(
-            say(f"The message needs {len(system_ids) + newest} tokens, and there is room for {budget}.",
-                f"这条消息需要 {len(system_ids) + newest} 个词元，而空间只有 {budget} 个。"),
-            say("Shorten it, or ask for a shorter answer (`--max-tokens`).", "请缩短内容，或限制回答的长度（`--max-tokens`）。"),
-        )  # fmt: skip
+            say(
+                f"The message needs {len(system_ids) + newest} tokens, and there is room for {budget}.",
+                f"这条消息需要 {len(system_ids) + newest} 个词元，而空间只有 {budget} 个。",
+            ),
+            say(
+                "Shorten it, or ask for a shorter answer (`--max-tokens`).",
+                "请缩短内容，或限制回答的长度（`--max-tokens`）。",
+            ),
+        )
     kept = _rounds_that_fit([len(ids) for ids in encoded], budget - len(system_ids))
     return Prompt(tuple(chain(system_ids, *encoded[len(encoded) - kept :])), len(encoded) - kept)
 

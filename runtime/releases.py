@@ -73,6 +73,12 @@ def find_release(text: str) -> Release | None:
     return by_name.get(wanted)
 
 
+def download_command(release: Release) -> str:
+    """The command of Hugging Face's own tool that downloads a release into a folder of its name."""
+    revision = "" if release.revision == "main" else f" --revision {release.revision}"
+    return f"hf download {release.repository}{revision} --local-dir {release.repository.split('/')[1]}"
+
+
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 

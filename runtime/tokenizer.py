@@ -42,7 +42,9 @@ class Tokenizer:
         ids = (lib.llama_token * (len(data) + 1))()
         count = lib.llama_tokenize(self._vocab, data, len(data), ids, len(ids), False, False)
         if count < 0:
-            raise BqError(say(f"A text of {len(data):,} bytes cannot be tokenized.", f"无法对 {len(data):,} 字节的文本分词。"))
+            raise BqError(
+                say(f"A text of {len(data):,} bytes cannot be tokenized.", f"无法对 {len(data):,} 字节的文本分词。")
+            )
         return list(ids[:count])
 
     def prepare(self, text: str) -> str:
@@ -82,10 +84,12 @@ def load_tokenizer(path: Path) -> Iterator[Tokenizer]:
     model = lib.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
         raise BqError(
-            say(f"llama.cpp does not take the vocabulary of {path.name}: {last_errors()}.",
-                f"llama.cpp 无法读取 {path.name} 的词表：{last_errors()}。"),
+            say(
+                f"llama.cpp does not take the vocabulary of {path.name}: {last_errors()}.",
+                f"llama.cpp 无法读取 {path.name} 的词表：{last_errors()}。",
+            ),
             say("Convert the file again.", "请重新转换该文件。"),
-        )  # fmt: skip
+        )
     try:
         yield Tokenizer(lib.llama_model_get_vocab(model), file)
     finally:

@@ -41,11 +41,14 @@ def test_nothing_imports_torch_or_transformers(room: str) -> None:
         assert not {name.split(".")[0] for name in imports(path)} & {"torch", "transformers", "safetensors"}, path
 
 
-@pytest.mark.parametrize("code", [
-    "import bq.tui.cli",
-    "import bq.tui.main",
-    "import sys; from bq.tui.main import run; sys.stdout = open('/dev/null', 'w'); run(['--help'], False)",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import bq.tui.cli",
+        "import bq.tui.main",
+        "import sys; from bq.tui.main import run; sys.stdout = open('/dev/null', 'w'); run(['--help'], False)",
+    ],
+)
 def test_help_imports_nothing_heavy(code: str) -> None:
     show = f"{code}; import sys; print([m for m in {HEAVY} if m in sys.modules], file=sys.__stdout__)"
     done = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, check=True)

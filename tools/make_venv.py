@@ -33,7 +33,9 @@ NINJA_STEP = re.compile(r"^\s*\[\s*(\d+)[/%](\d+)?")
 def main() -> int:
     """Make the environment; returns the exit status."""
     if sys.version_info < LEAST_PYTHON:
-        return fail(f"Python {platform.python_version()} is too old; bq needs 3.10 or newer. Try PYTHON=python3.12 make demo.")
+        return fail(
+            f"Python {platform.python_version()} is too old; bq needs 3.10 or newer. Try PYTHON=python3.12 make demo."
+        )
     backend, why = choose_backend()
     if backend is None:
         return fail(why)
@@ -69,7 +71,11 @@ def choose_backend() -> tuple[str | None, str]:
     """(backend, why), or (None, what to do) on a machine whose GPU would be left unused."""
     asked = os.environ.get("BACKEND", "")
     if asked:
-        return (asked, "asked for by BACKEND") if asked in CMAKE_ARGS else (None, f"BACKEND={asked}: choose cpu, cuda or metal")
+        return (
+            (asked, "asked for by BACKEND")
+            if asked in CMAKE_ARGS
+            else (None, f"BACKEND={asked}: choose cpu, cuda or metal")
+        )
     if sys.platform == "darwin" and platform.machine() == "arm64":
         return "metal", "Apple silicon"
     gpu = nvidia_gpu()
@@ -77,8 +83,10 @@ def choose_backend() -> tuple[str | None, str]:
         amd = " (an AMD GPU is here; bq does not build for it)" if Path("/dev/kfd").exists() else ""
         return "cpu", "no NVIDIA GPU and no Apple silicon here" + amd
     if nvcc() is None:
-        return None, (f"{gpu} is here, but not the CUDA compiler (nvcc). Install the CUDA toolkit, or accept a slow CPU build "
-                      "with BACKEND=cpu.")  # fmt: skip
+        return None, (
+            f"{gpu} is here, but not the CUDA compiler (nvcc). Install the CUDA toolkit, or accept a slow CPU build "
+            "with BACKEND=cpu."
+        )
     return "cuda", f"{gpu}, {nvcc()}"
 
 
@@ -95,7 +103,9 @@ def nvidia_gpu() -> str | None:
 def nvcc() -> str | None:
     """The CUDA compiler, in PATH or where toolkits put it."""
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    return shutil.which("nvcc") or next((found for home in homes if home and (found := shutil.which("nvcc", path=f"{home}/bin"))), None)
+    return shutil.which("nvcc") or next(
+        (found for home in homes if home and (found := shutil.which("nvcc", path=f"{home}/bin"))), None
+    )
 
 
 def missing_tools(backend: str) -> str | None:
@@ -140,13 +150,17 @@ def requirement() -> str:
 
 def install_llama(backend: str) -> int:
     """Build llama.cpp and show how far it is; pip's exit status."""
-    print("Building llama.cpp; the first time this takes some minutes (about 13 minutes of one core's time).", flush=True)
+    print(
+        "Building llama.cpp; the first time this takes some minutes (about 13 minutes of one core's time).", flush=True
+    )
     environment = {**os.environ, "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1)}
     environment["CMAKE_ARGS"] = f"{os.environ.get('CMAKE_ARGS', '')} {CMAKE_ARGS[backend]}".strip()
     # pip keeps built wheels whatever they were built for: one made for the CPU must not come back on a GPU build.
     fresh = [] if backend == "cpu" else ["--no-cache-dir", "--force-reinstall"]
     command = [str(python_of(VENV)), "-m", "pip", "install", "--verbose", *fresh, requirement()]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
     with log_path().open("w", encoding="utf-8") as log:
         show_build(process, log)
     return process.wait()
@@ -167,7 +181,10 @@ def show_build(process: "subprocess.Popen[str]", log: object) -> None:
         elif percent // 10 > shown:
             print(f"  building llama.cpp: {percent:3d} %  {time.monotonic() - begun:4.0f} s", flush=True)
         shown = percent // 10
-    print("" if sys.stdout.isatty() and shown >= 0 else f"  llama.cpp is ready after {time.monotonic() - begun:.0f} s", flush=True)
+    print(
+        "" if sys.stdout.isatty() and shown >= 0 else f"  llama.cpp is ready after {time.monotonic() - begun:.0f} s",
+        flush=True,
+    )
 
 
 def pip(*arguments: str) -> int:

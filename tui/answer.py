@@ -31,9 +31,14 @@ def answer(given: dict[str, Any], start: Callable[["Model", dict[str, Any]], "Ge
             remember_model(Path(path))
         for warning in model.warnings:
             print(say("Warning: ", "警告：") + warning, file=sys.stderr)
-        generation = start(model, {
-            "sampling": sampling(given, model.info.sampling), "max_tokens": given["max_tokens"], "cancel": cancel,
-        })  # fmt: skip
+        generation = start(
+            model,
+            {
+                "sampling": sampling(given, model.info.sampling),
+                "max_tokens": given["max_tokens"],
+                "cancel": cancel,
+            },
+        )
         for text in generation:
             sys.stdout.write(text)
             sys.stdout.flush()
@@ -65,13 +70,21 @@ def stop_on_interrupt() -> Iterator[threading.Event]:
 def _report(generation: "Generation", show: bool) -> None:
     stats = generation.stats
     if stats.stop == "length":
-        print(say("The answer was cut at the limit (--max-tokens).", "回答达到长度上限（--max-tokens）后被截断。"), file=sys.stderr)
+        print(
+            say("The answer was cut at the limit (--max-tokens).", "回答达到长度上限（--max-tokens）后被截断。"),
+            file=sys.stderr,
+        )
     if show:
         prefill = (stats.prompt_tokens - stats.reused_tokens) / stats.prefill_seconds if stats.prefill_seconds else 0.0
-        print(say(f"prompt {stats.prompt_tokens} tokens, {prefill:.1f} tokens/s; answer {stats.tokens} tokens, "
-                  f"{stats.tokens_per_second:.1f} tokens/s; context {stats.context_used}; stop: {stats.stop}",
-                  f"提示 {stats.prompt_tokens} 词元，{prefill:.1f} 词元/秒；回答 {stats.tokens} 词元，"
-                  f"{stats.tokens_per_second:.1f} 词元/秒；上下文 {stats.context_used}；结束原因：{stats.stop}"), file=sys.stderr)  # fmt: skip
+        print(
+            say(
+                f"prompt {stats.prompt_tokens} tokens, {prefill:.1f} tokens/s; answer {stats.tokens} tokens, "
+                f"{stats.tokens_per_second:.1f} tokens/s; context {stats.context_used}; stop: {stats.stop}",
+                f"提示 {stats.prompt_tokens} 词元，{prefill:.1f} 词元/秒；回答 {stats.tokens} 词元，"
+                f"{stats.tokens_per_second:.1f} 词元/秒；上下文 {stats.context_used}；结束原因：{stats.stop}",
+            ),
+            file=sys.stderr,
+        )
 
 
 def piped_text() -> str:
@@ -86,6 +99,8 @@ def piped_text() -> str:
         return ""
     data = sys.stdin.buffer.read(MAX_INPUT_BYTES + 1)
     if len(data) > MAX_INPUT_BYTES:
-        raise UsageError(say("The text on stdin is longer than 16 MiB.", "标准输入的文本超过 16 MiB。"),
-                         say("Give it in parts.", "请分段输入。"))  # fmt: skip
+        raise UsageError(
+            say("The text on stdin is longer than 16 MiB.", "标准输入的文本超过 16 MiB。"),
+            say("Give it in parts.", "请分段输入。"),
+        )
     return data.decode("utf-8", "replace").strip("\ufeff").rstrip("\r\n")

@@ -63,15 +63,21 @@ def _bundled_model() -> Path:
 
     checkpoint = demo_checkpoint()
     if not (checkpoint / "config.json").is_file():
-        raise BqError(say("No model was used yet, and no bundled one is here.", "尚未使用过任何模型，也没有内置模型。"),
-                      say("Give one with -m; `bq convert` makes it.", "请用 -m 指定；可用 `bq convert` 生成。"))  # fmt: skip
+        raise BqError(
+            say("No model was used yet, and no bundled one is here.", "尚未使用过任何模型，也没有内置模型。"),
+            say("Give one with -m; `bq convert` makes it.", "请用 -m 指定；可用 `bq convert` 生成。"),
+        )
     out = home() / "models" / f"{DEMO_NAME}-{BUNDLED_MIXTURE}.gguf"
     if not out.is_file() or out.stat().st_mtime < (checkpoint / "pytorch_model.bin").stat().st_mtime:
         _note(say("Converting the bundled model, once …", "正在转换内置模型（仅此一次）……"))
         out.parent.mkdir(parents=True, exist_ok=True)
         convert(prepare(checkpoint, BUNDLED_MIXTURE, name=DEMO_NAME), out, usable_cores(), force=True)
-    _note(say("Model: the bundled one, which knows only bq and Baichuan (-m chooses another)",
-              "模型：内置模型，只了解 bq 与 Baichuan（用 -m 选择其他模型）"))  # fmt: skip
+    _note(
+        say(
+            "Model: the bundled one, which knows only bq and Baichuan (-m chooses another)",
+            "模型：内置模型，只了解 bq 与 Baichuan（用 -m 选择其他模型）",
+        )
+    )
     return out
 
 

@@ -43,6 +43,8 @@ class LazyGroup(click.Group):
 )
 @click.version_option(package_name="baichuan-bq", prog_name="bq")
 @click.option("--lang", type=click.Choice(["en", "zh"]), help=say("The language of all texts.", "界面语言。"))
-@click.option("--debug", is_flag=True, help=say("Show llama.cpp's log and full traces.", "显示 llama.cpp 日志与完整错误。"))
+@click.option(
+    "--debug", is_flag=True, help=say("Show llama.cpp's log and full traces.", "显示 llama.cpp 日志与完整错误。")
+)
 def cli(lang: str | None, debug: bool) -> None:
     """The options are taken in bq.tui.main, wherever they stand; here they only appear in the help."""

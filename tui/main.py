@@ -19,8 +19,17 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     # A terminated conversion cleans up like an interrupted one.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(run(arguments, debug))
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """A handler of our own: the system's may be to ignore an interrupt, as for a script's background job."""
+    interrupt = signal.getsignal(signal.SIGINT)
+    if callable(interrupt) and interrupt is not signal.default_int_handler:
+        interrupt(signal.SIGINT, None)
+    else:
+        raise KeyboardInterrupt
 
 
 def run(arguments: list[str], debug: bool) -> int:
@@ -40,7 +49,10 @@ def run(arguments: list[str], debug: bool) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (BrokenPipeError, SystemExit):  # the reader of a pipe has gone, as in `bq models | head`; click exits on that
+    except (
+        BrokenPipeError,
+        SystemExit,
+    ):  # the reader of a pipe has gone, as in `bq models | head`; click exits on that
         _drop_stdout()
         return 0
     except (KeyboardInterrupt, click.Abort):
@@ -60,8 +72,13 @@ def run(arguments: list[str], debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
-        print(say(f"bq: a defect of bq: {type(error).__name__}: {error}. Run it again with --debug and report what it shows.",
-                  f"bq：程序缺陷：{type(error).__name__}：{error}。请加上 --debug 重新运行并报告输出。"), file=sys.stderr)  # fmt: skip
+        print(
+            say(
+                f"bq: a defect of bq: {type(error).__name__}: {error}. Run it again with --debug and report what it shows.",
+                f"bq：程序缺陷：{type(error).__name__}：{error}。请加上 --debug 重新运行并报告输出。",
+            ),
+            file=sys.stderr,
+        )
         return 1
 
 

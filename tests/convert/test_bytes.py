@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from bq.convert.convert import Conversion, convert, prepare
 from bq.convert.mixture import MIXTURES
 from bq.runtime.gguf_file import read_gguf
-
 from tests.support.families import Family, Shape, write_checkpoint
 from tests.support.llama import quantize_with_llama
 from tests.support.stored import Stored, stored

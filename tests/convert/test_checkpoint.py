@@ -55,10 +55,19 @@ def test_safetensors_is_preferred_where_both_are(tmp_path: Path) -> None:
         ("bin-shards", "pytorch_model-00002-of-00003.bin"),
         ("safetensors-shards", "model-00003-of-00003.safetensors"),
         ("bin-shards", "pytorch_model.bin.index.json"),
-        *(("bin", name) for name in ("config.json", "generation_config.json", "tokenizer.model",
-                                     "tokenizer_config.json", "special_tokens_map.json", "modeling_baichuan.py")),
+        *(
+            ("bin", name)
+            for name in (
+                "config.json",
+                "generation_config.json",
+                "tokenizer.model",
+                "tokenizer_config.json",
+                "special_tokens_map.json",
+                "modeling_baichuan.py",
+            )
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_git_lfs_pointer_is_recognised_in_any_file(form: Form, file: str, tmp_path: Path) -> None:
     write_checkpoint(tmp_path, replace(SMALL, form=form))
     (tmp_path / "added_tokens.json").write_text("{}")
@@ -189,9 +198,14 @@ def test_an_int8_tensor_is_a_repack(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["self_attn.W_pack.weight.data", "mlp.up_proj.weight_scale", "mlp.up_proj.qweight", "mlp.up_proj.weight.absmax",
-     "mlp.up_proj.SCB"],
-)  # fmt: skip
+    [
+        "self_attn.W_pack.weight.data",
+        "mlp.up_proj.weight_scale",
+        "mlp.up_proj.qweight",
+        "mlp.up_proj.weight.absmax",
+        "mlp.up_proj.SCB",
+    ],
+)
 def test_a_repack_is_recognised_by_its_names(name: str, tmp_path: Path) -> None:
     full = "model.layers.0." + name
     write_checkpoint(tmp_path, SMALL, edit=lambda tensors: [*tensors, stored(full, np.ones(4))])

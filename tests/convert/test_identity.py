@@ -17,9 +17,13 @@ CHAT = {"user_token_id": 195, "assistant_token_id": 196}
 
 
 def identity(
-    folder: Path, layout: str = "baichuan2-7b", settings: dict[str, Any] | None = None, asked: str | None = None,
-    name: str | None = None, **changes: Any,
-) -> Identity:  # fmt: skip
+    folder: Path,
+    layout: str = "baichuan2-7b",
+    settings: dict[str, Any] | None = None,
+    asked: str | None = None,
+    name: str | None = None,
+    **changes: Any,
+) -> Identity:
     folder.mkdir(parents=True, exist_ok=True)
     if settings is not None:
         (folder / "generation_config.json").write_text(json.dumps(settings))
@@ -109,9 +113,17 @@ def test_sampling_comes_from_the_file_and_else_from_the_generation(tmp_path: Pat
 
 @pytest.mark.parametrize(
     "settings",
-    [{"temperature": "hot"}, {"top_k": -1}, {"top_p": True}, {"repetition_penalty": 0}, {"max_new_tokens": 0},
-     {"temperature": float("nan")}, {"user_token_id": -1}, {"assistant_token_id": [196]}],
-)  # fmt: skip
+    [
+        {"temperature": "hot"},
+        {"top_k": -1},
+        {"top_p": True},
+        {"repetition_penalty": 0},
+        {"max_new_tokens": 0},
+        {"temperature": float("nan")},
+        {"user_token_id": -1},
+        {"assistant_token_id": [196]},
+    ],
+)
 def test_a_setting_that_makes_no_sense_is_refused_by_name(settings: dict[str, Any], tmp_path: Path) -> None:
     message = refusal(identity, tmp_path / "x", settings=settings)
     assert f"generation_config.json: {next(iter(settings))} is" in message
@@ -137,8 +149,14 @@ def test_a_folder_name_that_is_no_text_becomes_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("weights", "label"),
-    [(7_505_973_248, "7B"), (13_896_668_160, "13B"), (7_000_559_616, "7B"), (999_999_999, "1000M"),
-     (9_400_000, "9M"), (1, "1M")],
-)  # fmt: skip
+    [
+        (7_505_973_248, "7B"),
+        (13_896_668_160, "13B"),
+        (7_000_559_616, "7B"),
+        (999_999_999, "1000M"),
+        (9_400_000, "9M"),
+        (1, "1M"),
+    ],
+)
 def test_the_size_label_is_rounded_down_as_names_do(weights: int, label: str) -> None:
     assert size_label(weights) == label

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bq.convert.convert import convert, prepare
 
+from bq.convert.convert import convert, prepare
 from tests.support.families import FAMILIES, FORMS, Family, Form, Shape, write_checkpoint
 from tests.support.llama import logits
 

@@ -7,7 +7,7 @@ from bq.runtime.ggml import GgmlType
 from bq.runtime.known import _FILE_TYPES
 from tests.support.refusals import refusal
 
-ALL = "F32 F16 BF16 Q8_0 Q6_K Q5_K_M Q5_K_S Q5_1 Q5_0 Q4_K_M Q4_K_S Q4_1 Q4_0 IQ4_NL IQ4_XS Q3_K_L Q3_K_M Q3_K_S IQ3_M IQ3_S Q2_K"  # noqa: E501
+ALL = "F32 F16 BF16 Q8_0 Q6_K Q5_K_M Q5_K_S Q5_1 Q5_0 Q4_K_M Q4_K_S Q4_1 Q4_0 IQ4_NL IQ4_XS Q3_K_L Q3_K_M Q3_K_S IQ3_M IQ3_S Q2_K"
 MORE = {
     32: {*range(4), *range(6, 28, 3), *range(28, 32)},
     40: {*range(5), *range(7, 35, 3), *range(35, 40)},
@@ -23,8 +23,14 @@ TABLE: dict[str, tuple[str, dict[str, list[tuple[object, str]]]]] = {
     "Q4_K_M": ("Q4_K", {"attn_v": [("more", "Q6_K")], "ffn_down": [("more", "Q6_K")]}),
     "Q4_K_S": ("Q4_K", {"attn_v": [(4, "Q5_K")], "ffn_down": [(EIGHTH, "Q5_K")]}),
     "Q3_K_L": ("Q3_K", {part: [("all", "Q5_K")] for part in ("attn_v", "ffn_down", "attn_output")}),
-    "Q3_K_M": ("Q3_K", {"attn_v": [(2, "Q5_K"), ("all", "Q4_K")], "ffn_down": [(SIXTEENTH, "Q5_K"), ("all", "Q4_K")],
-                        "attn_output": [("all", "Q4_K")]}),
+    "Q3_K_M": (
+        "Q3_K",
+        {
+            "attn_v": [(2, "Q5_K"), ("all", "Q4_K")],
+            "ffn_down": [(SIXTEENTH, "Q5_K"), ("all", "Q4_K")],
+            "attn_output": [("all", "Q4_K")],
+        },
+    ),
     "Q2_K": ("Q2_K", {part: [("all", "Q3_K")] for part in ("attn_v", "ffn_down", "attn_output")}),
     "Q4_0": ("Q4_0", {}),
     "Q4_1": ("Q4_1", {}),
@@ -34,7 +40,7 @@ TABLE: dict[str, tuple[str, dict[str, list[tuple[object, str]]]]] = {
     "IQ4_NL": ("IQ4_NL", {"ffn_down": [(EIGHTH, "Q5_K")]}),
     "IQ3_M": ("IQ3_S", {"attn_v": [("all", "Q4_K")], "ffn_down": [(EIGHTH, "Q4_K")], "attn_output": [("all", "Q4_K")]}),
     "IQ3_S": ("IQ3_S", {}),
-}  # fmt: skip
+}
 PARTS = ("attn_k", "attn_q", "attn_v", "attn_output", "ffn_down", "ffn_gate", "ffn_up")
 
 
@@ -68,9 +74,19 @@ def test_unquantized_mixtures_have_one_type(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("mixture", "narrow"),
-    [("Q2_K", "Q4_0"), ("Q3_K_S", "Q4_0"), ("Q4_K_S", "Q5_0"), ("Q5_K_S", "Q5_1"), ("Q6_K", "Q8_0"),
-     ("IQ3_S", "IQ4_NL"), ("IQ4_XS", "IQ4_NL"), ("Q8_0", "Q8_0"), ("Q4_0", "Q4_0"), ("IQ4_NL", "IQ4_NL")],
-)  # fmt: skip
+    [
+        ("Q2_K", "Q4_0"),
+        ("Q3_K_S", "Q4_0"),
+        ("Q4_K_S", "Q5_0"),
+        ("Q5_K_S", "Q5_1"),
+        ("Q6_K", "Q8_0"),
+        ("IQ3_S", "IQ4_NL"),
+        ("IQ4_XS", "IQ4_NL"),
+        ("Q8_0", "Q8_0"),
+        ("Q4_0", "Q4_0"),
+        ("IQ4_NL", "IQ4_NL"),
+    ],
+)
 def test_rows_that_do_not_divide_fall_back(mixture: str, narrow: str) -> None:
     gate = "blk.20.ffn_gate.weight"
     assert tensor_type(MIXTURES[mixture], gate, 13696, 40).name == narrow

@@ -62,9 +62,18 @@ def test_nothing_is_executed_in_any_protocol(protocol: int, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "name", ["os system", "builtins eval", "posix system", "torch._utils os.system", "collections OrderedDict.x",
-             "torch load", "torch.storage _load_from_bytes", "numpy.core.multiarray _reconstruct"],
-)  # fmt: skip
+    "name",
+    [
+        "os system",
+        "builtins eval",
+        "posix system",
+        "torch._utils os.system",
+        "collections OrderedDict.x",
+        "torch load",
+        "torch.storage _load_from_bytes",
+        "numpy.core.multiarray _reconstruct",
+    ],
+)
 def test_a_global_outside_the_list_is_refused_by_its_name(name: str) -> None:
     module, attribute = name.split(" ")
     with pytest.raises(ForbiddenGlobal) as caught:
@@ -131,14 +140,22 @@ def amplifiers() -> dict[str, bytes]:
     count = 20_000
     numbers = b"(" + b"K\x01" * count
     return {
-        "shapes": b"\x80\x02" + REBUILD + b"q\x00" + STORAGE + b"q\x01" + numbers + b"tq\x02"
+        "shapes": b"\x80\x02"
+        + REBUILD
+        + b"q\x00"
+        + STORAGE
+        + b"q\x01"
+        + numbers
+        + b"tq\x02"
         + b"(h\x00(h\x01K\x00h\x02h\x02tRl" * count,
-        "ordered dicts": b"\x80\x02ccollections\nOrderedDict\nq\x00](" + numbers + b"teq\x01"
+        "ordered dicts": b"\x80\x02ccollections\nOrderedDict\nq\x00]("
+        + numbers
+        + b"teq\x01"
         + b"h\x00h\x01\x85R" * count,
         "doubling tuples": b"K\x01" + b"2\x86" * 60,
         "doubling memo": b")q\x00" + b"0h\x00h\x00\x86q\x00" * 5000 + b".",
         "many dicts": b"}" * 200_000,
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("name", amplifiers())

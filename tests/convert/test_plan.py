@@ -57,11 +57,15 @@ def test_the_sizes_of_models_toml_are_the_plans(layout: str) -> None:
 
 @pytest.mark.parametrize(
     ("layout", "mixture", "gib", "bits"),
-    [("baichuan-7b", "Q4_K_M", 3.97, 4.87),
-     ("baichuan2-7b", "Q4_K_M", 4.29, 4.91), ("baichuan2-7b", "Q2_K", 2.77, None),
-     ("baichuan-13b", "Q4_K_M", 7.97, 5.16), ("baichuan2-13b", "Q4_K_M", 8.38, 5.18),
-     ("baichuan2-13b", "Q8_0", 13.75, None)],
-)  # fmt: skip
+    [
+        ("baichuan-7b", "Q4_K_M", 3.97, 4.87),
+        ("baichuan2-7b", "Q4_K_M", 4.29, 4.91),
+        ("baichuan2-7b", "Q2_K", 2.77, None),
+        ("baichuan-13b", "Q4_K_M", 7.97, 5.16),
+        ("baichuan2-13b", "Q4_K_M", 8.38, 5.18),
+        ("baichuan2-13b", "Q8_0", 13.75, None),
+    ],
+)
 def test_sizes_are_those_that_llama_cpp_itself_made(layout: str, mixture: str, gib: float, bits: float | None) -> None:
     plan = plan_of(release_shape(layout), mixture)
     assert round(plan.data_bytes / 2**30, 2) == gib

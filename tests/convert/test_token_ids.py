@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
+
 from bq.convert.convert import convert, prepare
 from bq.runtime.tokenizer import Tokenizer, load_tokenizer
-
 from tests.support.families import Shape, write_checkpoint
 from tests.support.tokenizer import baichuan1_tokenizer
 
@@ -30,13 +30,53 @@ BAICHUAN_2_PAIRS = {
     "123 4.5": [92336, 92338, 92354, 92311, 92369, 72, 92358],
     "你叫什么名字？": [92430, 93410, 1747, 6642, 68],
     "您好，我是 风水大师，一个由 广哥 开发的风水专家，很高兴认识您。请问我能为您做些什么？": [
-        28850, 65, 6461, 92311, 10165, 8297, 65, 1558, 92746, 92311, 92708, 93504, 92311, 37166, 10165, 3226, 65, 52160,
-        4152, 93082, 66, 92676, 19516, 92402, 11541, 92549, 29949, 68,
+        28850,
+        65,
+        6461,
+        92311,
+        10165,
+        8297,
+        65,
+        1558,
+        92746,
+        92311,
+        92708,
+        93504,
+        92311,
+        37166,
+        10165,
+        3226,
+        65,
+        52160,
+        4152,
+        93082,
+        66,
+        92676,
+        19516,
+        92402,
+        11541,
+        92549,
+        29949,
+        68,
     ],
     "你好！很高兴和你交流。请问有什么问题我可以帮助你解决吗？": [
-        16829, 67, 52160, 10329, 3341, 66, 23216, 5817, 1754, 92392, 21777, 92430, 2740, 93122, 68,
+        16829,
+        67,
+        52160,
+        10329,
+        3341,
+        66,
+        23216,
+        5817,
+        1754,
+        92392,
+        21777,
+        92430,
+        2740,
+        93122,
+        68,
     ],
-}  # fmt: skip
+}
 BAICHUAN_1_PAIRS = {
     "你好": [9875, 31213],
     "你是谁": [9875, 21797],
@@ -45,9 +85,24 @@ BAICHUAN_1_PAIRS = {
     "What is your name?": [2276, 715, 879, 1868, 81],
     "你叫什么名字？": [9875, 32177, 1534, 10240, 75],
     "你好！很高兴和你交流。请问有什么我可以帮助你的吗？": [
-        9875, 31213, 74, 17318, 31906, 14822, 5536, 73, 20389, 7713, 31182, 1231, 4090, 2689, 31763, 75,
+        9875,
+        31213,
+        74,
+        17318,
+        31906,
+        14822,
+        5536,
+        73,
+        20389,
+        7713,
+        31182,
+        1231,
+        4090,
+        2689,
+        31763,
+        75,
     ],
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +166,9 @@ def _fragment(draw: random.Random, lines: list[str]) -> str:
     if kind == 3:
         return "".join(chr(draw.randint(0x1F300, 0x1FAFF)) for _ in range(draw.randint(1, 4)))
     if kind == 4:
-        return draw.choice(["<s>", "</s>", "<unk>", "<0x0A>", "<reserved_50>", "<reserved_200>", "<|im_end|>", "[PAD3]", "▁"])
+        return draw.choice(
+            ["<s>", "</s>", "<unk>", "<0x0A>", "<reserved_50>", "<reserved_200>", "<|im_end|>", "[PAD3]", "▁"]
+        )
     if kind == 5:
         return "".join(draw.choice("0123456789.,+-=eE%$０１２３，。！？") for _ in range(draw.randint(1, 15)))
     if kind == 6:

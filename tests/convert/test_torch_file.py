@@ -82,8 +82,12 @@ def test_slices_of_one_storage_lie_at_their_offsets() -> None:
 def test_other_element_types_are_named_not_read() -> None:
     found = read_torch_file(FIXTURES / "other_dtypes.bin")
     assert {name: t.dtype for name, t in found.items()} == {
-        "mask": "bool", "ids": "i64", "bytes": "u8", "double": "f64", "weight": "f16",
-    }  # fmt: skip
+        "mask": "bool",
+        "ids": "i64",
+        "bytes": "u8",
+        "double": "f64",
+        "weight": "f16",
+    }
     assert [name for name, t in found.items() if t.is_float] == ["weight"]
 
 

@@ -58,8 +58,13 @@ def test_more_pieces_than_rows_are_refused(tmp_path: Path) -> None:
 
 
 def test_added_tokens_take_their_rows(tmp_path: Path) -> None:
-    found = read(folder(tmp_path, added_tokens={"<tool>": 701, "<end>": 700},
-                        special_tokens_map={"additional_special_tokens": ["<end>"]}))  # fmt: skip
+    found = read(
+        folder(
+            tmp_path,
+            added_tokens={"<tool>": 701, "<end>": 700},
+            special_tokens_map={"additional_special_tokens": ["<end>"]},
+        )
+    )
     assert found.pieces[700:702] == ("<end>", "<tool>")
     assert found.types[700:704] == (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNUSED, TokenType.UNUSED)
     assert (found.added, found.padding) == (2, 2)

@@ -43,9 +43,15 @@ def tensor(name: str, sizes: tuple[int, ...] = (32,), kind: int = 0, offset: int
 
 
 def header(
-    keys: tuple[bytes, ...] = (), tensors: tuple[bytes, ...] = (), *,
-    magic: bytes = b"GGUF", version: int = 3, counts: tuple[int, int] | None = None, data: int = 4096, align: int = 32,
-) -> bytes:  # fmt: skip
+    keys: tuple[bytes, ...] = (),
+    tensors: tuple[bytes, ...] = (),
+    *,
+    magic: bytes = b"GGUF",
+    version: int = 3,
+    counts: tuple[int, int] | None = None,
+    data: int = 4096,
+    align: int = 32,
+) -> bytes:
     tensor_count, key_count = counts or (len(tensors), len(keys))
     head = magic + u32(version) + u64(tensor_count) + u64(key_count) + b"".join((*keys, *tensors))
     return head + b"\0" * (-len(head) % align + data)
@@ -104,7 +110,7 @@ HOSTILE = {
     "one over another": header((), (tensor("a", (64,)), tensor("b", (64,), offset=128))),
     "one inside another": header((), (tensor("a", (256,)), tensor("b", (8,), offset=32))),
     "no data": header((), (tensor("a", (1024,)),), data=0),
-}  # fmt: skip
+}
 
 
 def _write(tmp_path: Path, data: bytes) -> Path:
@@ -127,8 +133,10 @@ def test_the_same_header_without_the_fault_is_read(tmp_path: Path) -> None:
     file = read_gguf(_write(tmp_path, header(keys, tensors, align=64)))
     assert file.metadata == {"general.name": "x", "a": [False, True], "general.alignment": 64}
     assert {one.name: (one.shape, one.size_bytes) for one in file.tensors.values()} == {
-        "a": ((2, 32), 256), "b": ((64,), 256), "c" * 63: ((32,), 18),
-    }  # fmt: skip
+        "a": ((2, 32), 256),
+        "b": ((64,), 256),
+        "c" * 63: ((32,), 18),
+    }
     assert file.tensors["a"].start % 64 == 0
 
 

@@ -356,7 +356,7 @@ SENSELESS = {
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in SENSELESS.items() for value in values])
 def test_values_that_would_end_the_process_are_refused(
     tmp_path: Path, converted: Convert, key: str, value: Any
-) -> None:  # fmt: skip
+) -> None:
     path = rewritten(converted("b2-7b", **SMALL), tmp_path / "x.gguf", {key: value})
     with pytest.raises(BqError, match=rf"x\.gguf has a senseless {key}\."):
         load(path, ONE)

@@ -58,7 +58,7 @@ def official(messages: Sequence[Message], max_input: int) -> tuple[list[int], in
 @given(system=st.none() | st.text("sys", max_size=5), turns=_turns, max_input=st.integers(4, 60))
 def test_any_conversation_gives_the_official_ids(
     system: str | None, turns: list[tuple[str, str]], max_input: int
-) -> None:  # fmt: skip
+) -> None:
     messages = [Message("system", system)] if system is not None else []
     messages += [Message(role, content) for role, content in turns]  # type: ignore[arg-type]
     ids, dropped, kept = official(messages, max_input)

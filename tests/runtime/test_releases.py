@@ -15,12 +15,24 @@ def test_names_are_unique() -> None:
 def test_the_text_releases_of_facts_section_1_are_all_there() -> None:
     repositories = {one.repository.removeprefix("baichuan-inc/") for one in ALL}
     assert repositories == {
-        "Baichuan-7B", "Baichuan-13B-Base", "Baichuan-13B-Chat", "Baichuan-13B-Chat-int8",
-        "Baichuan2-7B-Base", "Baichuan2-7B-Chat", "Baichuan2-13B-Base", "Baichuan2-13B-Chat",
-        "Baichuan2-7B-Chat-4bits", "Baichuan2-13B-Chat-4bits", "Baichuan2-7B-Intermediate-Checkpoints",
-        "Baichuan-M1-14B-Base", "Baichuan-M1-14B-Instruct",
-        "Baichuan-M2-32B", "Baichuan-M2-32B-GPTQ-Int4", "Baichuan-M3-235B", "Baichuan-M3-235B-GPTQ-INT4",
-    }  # fmt: skip
+        "Baichuan-7B",
+        "Baichuan-13B-Base",
+        "Baichuan-13B-Chat",
+        "Baichuan-13B-Chat-int8",
+        "Baichuan2-7B-Base",
+        "Baichuan2-7B-Chat",
+        "Baichuan2-13B-Base",
+        "Baichuan2-13B-Chat",
+        "Baichuan2-7B-Chat-4bits",
+        "Baichuan2-13B-Chat-4bits",
+        "Baichuan2-7B-Intermediate-Checkpoints",
+        "Baichuan-M1-14B-Base",
+        "Baichuan-M1-14B-Instruct",
+        "Baichuan-M2-32B",
+        "Baichuan-M2-32B-GPTQ-Int4",
+        "Baichuan-M3-235B",
+        "Baichuan-M3-235B-GPTQ-INT4",
+    }
     assert [one.context for one in ALL if one.revision == "v2.0"] == [8192]
 
 

@@ -33,7 +33,7 @@ def saying(tokens: Sequence[int], after: int = ASSISTANT_ID, end: int = END) -> 
 
 def write_scripted(
     folder: Path, follows: Mapping[int, int], *, family: Family = "b2-7b", chat: bool = True
-) -> Checkpoint:  # fmt: skip
+) -> Checkpoint:
     """Write the checkpoint. A token that `follows` does not name is followed by END."""
     width = -(-(len(follows) + 1) // 64) * 64
     shape = Shape(family, hidden=width, heads=2, ffn=64, dtype="f32", chat=chat)

@@ -32,8 +32,10 @@ def start_bq(bq_command: Path) -> Callable[..., "subprocess.Popen[bytes]"]:
     def start(*arguments: object) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
             [str(bq_command), *map(str, arguments)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
-        )  # fmt: skip
+        )
 
     return start

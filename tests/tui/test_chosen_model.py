@@ -55,9 +55,23 @@ def test_a_last_one_that_is_gone_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "state", [b"", b"{", b"null", b"[]", b'"x"', b"{}", b'{"path": 3}', b'{"path": null}', b'{"path": "\\u0000"}',
-              b'{"path": "/"}', b"\xff\xfe", b"[" * 100_000, b'{"path": "' + b"x" * 9999 + b'"}'],
-)  # fmt: skip
+    "state",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'"x"',
+        b"{}",
+        b'{"path": 3}',
+        b'{"path": null}',
+        b'{"path": "\\u0000"}',
+        b'{"path": "/"}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"path": "' + b"x" * 9999 + b'"}',
+    ],
+)
 def test_a_damaged_state_is_none(state: bytes) -> None:
     (home() / "last-model.json").write_bytes(state)
     with pytest.raises(BqError, match="No model was used yet"):

@@ -191,9 +191,16 @@ def test_debug_shows_llama_cpps_log(bq: Bq, speaker: Path) -> None:
 
 @pytest.mark.parametrize(
     "option",
-    [("--temp", "nan"), ("--top-p", "nan"), ("--repeat-penalty", "inf"), ("--temp", "-1"), ("--ctx", "1"),
-     ("--max-tokens", "0"), ("--seed", "-1")],
-)  # fmt: skip
+    [
+        ("--temp", "nan"),
+        ("--top-p", "nan"),
+        ("--repeat-penalty", "inf"),
+        ("--temp", "-1"),
+        ("--ctx", "1"),
+        ("--max-tokens", "0"),
+        ("--seed", "-1"),
+    ],
+)
 def test_a_number_without_sense_is_a_wrong_use(bq: Bq, speaker: Path, option: tuple[str, str]) -> None:
     done = bq("run", "-m", speaker, *option, "hello")
     assert (done.returncode, done.stdout) == (2, b"")

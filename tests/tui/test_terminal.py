@@ -19,7 +19,13 @@ class Terminal:
 
     def __init__(self, folder: Path, command: str) -> None:
         self._tmux = ["tmux", "-f", os.devnull, "-S", str(folder / "tmux")]
-        environment = {**os.environ, "BQ_HOME": str(folder), "BQ_LANG": "en", "LC_ALL": "C.UTF-8", "TERM": "xterm-256color"}
+        environment = {
+            **os.environ,
+            "BQ_HOME": str(folder),
+            "BQ_LANG": "en",
+            "LC_ALL": "C.UTF-8",
+            "TERM": "xterm-256color",
+        }
         self._run("new-session", "-d", "-x", "100", "-y", "30", command, env=environment)
 
     def _run(self, *arguments: str, env: dict[str, str] | None = None) -> str:

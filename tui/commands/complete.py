@@ -9,10 +9,12 @@ from bq.tui.answer import answer, piped_text
 from bq.tui.commands.options import model_options, sampling_options
 
 
-@click.command(help=say(
-    "Go on with TEXT (or with what is piped in): raw text, no roles, as Base models are made for.",
-    "续写 TEXT（或管道传入的文本）：原始文本，没有角色，适合 Base 模型。",
-))  # fmt: skip
+@click.command(
+    help=say(
+        "Go on with TEXT (or with what is piped in): raw text, no roles, as Base models are made for.",
+        "续写 TEXT（或管道传入的文本）：原始文本，没有角色，适合 Base 模型。",
+    )
+)
 @click.argument("text", required=False)
 @model_options
 @sampling_options

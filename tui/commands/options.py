@@ -31,11 +31,30 @@ class Number(click.FloatRange):
 def model_options(function: F) -> F:
     """-m and how to load it."""
     for option in (
-        click.option("--gpu-layers", type=click.IntRange(0), help=say("Blocks on the GPU. [default: all]", "放到 GPU 的块数。[默认：全部]")),
-        click.option("--threads", type=click.IntRange(1, 1024), help=say("Threads. [default: physical cores]", "线程数。[默认：物理核心数]")),
-        click.option("--ctx", type=click.IntRange(64), help=say("Context in tokens. [default: the model's]", "上下文长度（词元）。[默认：模型的长度]")),
-        click.option("-m", "--model", help=say("The GGUF file. [default: the last used, else the bundled one]", "GGUF 文件。[默认：上次使用的，否则内置模型]")),
-    ):  # fmt: skip
+        click.option(
+            "--gpu-layers",
+            type=click.IntRange(0),
+            help=say("Blocks on the GPU. [default: all]", "放到 GPU 的块数。[默认：全部]"),
+        ),
+        click.option(
+            "--threads",
+            type=click.IntRange(1, 1024),
+            help=say("Threads. [default: physical cores]", "线程数。[默认：物理核心数]"),
+        ),
+        click.option(
+            "--ctx",
+            type=click.IntRange(64),
+            help=say("Context in tokens. [default: the model's]", "上下文长度（词元）。[默认：模型的长度]"),
+        ),
+        click.option(
+            "-m",
+            "--model",
+            help=say(
+                "The GGUF file. [default: the last used, else the bundled one]",
+                "GGUF 文件。[默认：上次使用的，否则内置模型]",
+            ),
+        ),
+    ):
         function = option(function)
     return function
 
@@ -45,12 +64,26 @@ def sampling_options(function: F) -> F:
     for option in (
         click.option("--greedy", is_flag=True, help=say("Always the likeliest token.", "总是取最可能的词元。")),
         click.option("--seed", type=click.IntRange(0, 2**32 - 2), help=say("Seed of the random draws.", "随机种子。")),
-        click.option("--repeat-penalty", type=Number(0, min_open=True), help=say("Repetition penalty; 1 is none.", "重复惩罚；1 表示不惩罚。")),
-        click.option("--top-p", type=Number(0, 1), help=say("Draw from the likeliest tokens of this total probability.", "只从累计概率达到此值的词元中抽取。")),
-        click.option("--top-k", type=click.IntRange(0), help=say("Draw from this many likeliest tokens.", "只从概率最高的若干词元中抽取。")),
+        click.option(
+            "--repeat-penalty",
+            type=Number(0, min_open=True),
+            help=say("Repetition penalty; 1 is none.", "重复惩罚；1 表示不惩罚。"),
+        ),
+        click.option(
+            "--top-p",
+            type=Number(0, 1),
+            help=say("Draw from the likeliest tokens of this total probability.", "只从累计概率达到此值的词元中抽取。"),
+        ),
+        click.option(
+            "--top-k",
+            type=click.IntRange(0),
+            help=say("Draw from this many likeliest tokens.", "只从概率最高的若干词元中抽取。"),
+        ),
         click.option("--temp", type=Number(0), help=say("Temperature; 0 is greedy.", "温度；0 即贪心。")),
-        click.option("--max-tokens", type=click.IntRange(1), help=say("Longest answer in tokens.", "回答的最大词元数。")),
-    ):  # fmt: skip
+        click.option(
+            "--max-tokens", type=click.IntRange(1), help=say("Longest answer in tokens.", "回答的最大词元数。")
+        ),
+    ):
         function = option(function)
     return function
 
@@ -64,7 +97,13 @@ def load_options(given: dict[str, Any]) -> "LoadOptions":
 
 def sampling(given: dict[str, Any], default: "Sampling") -> "Sampling":
     """The release's sampling with what the command's arguments change."""
-    names = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "repeat_penalty": "repeat_penalty", "seed": "seed"}
+    names = {
+        "temp": "temperature",
+        "top_k": "top_k",
+        "top_p": "top_p",
+        "repeat_penalty": "repeat_penalty",
+        "seed": "seed",
+    }
     changes = {field: given[name] for name, field in names.items() if given[name] is not None}
     if given["greedy"]:
         changes["temperature"] = 0.0

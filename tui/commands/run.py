@@ -10,10 +10,12 @@ from bq.tui.answer import answer, piped_text
 from bq.tui.commands.options import model_options, sampling_options
 
 
-@click.command(help=say(
-    "Give one INSTRUCTION and print the answer. Text piped in is the input below the instruction.",
-    "给出一条 INSTRUCTION（指令）并输出回答。管道传入的文本作为指令下方的输入。",
-))  # fmt: skip
+@click.command(
+    help=say(
+        "Give one INSTRUCTION and print the answer. Text piped in is the input below the instruction.",
+        "给出一条 INSTRUCTION（指令）并输出回答。管道传入的文本作为指令下方的输入。",
+    )
+)
 @click.argument("instruction", required=False)
 @click.option("--system", default="", help=say("A system prompt.", "系统提示。"))
 @model_options
