@@ -1,11 +1,15 @@
 """`bq chat`: the terminal app."""
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bq.runtime.language import say
-from bq.tui.commands.options import load_options, model_options
+from bq.tui.commands.options import SAMPLING, load_options, model_options, sampling, sampling_options
+
+if TYPE_CHECKING:
+    from bq.runtime.sampling import Sampling
 
 
 @click.command(
@@ -16,9 +20,9 @@ from bq.tui.commands.options import load_options, model_options
 )
 @click.option("--system", default="", help=say("A system prompt.", "系统提示。"))
 @click.option("--instruct", is_flag=True, help=say("Begin with single instructions.", "以单条指令模式开始。"))
-@click.option("--max-tokens", type=click.IntRange(1), help=say("Longest answer in tokens.", "回答的最大词元数。"))
 @model_options
-def command(system: str, instruct: bool, max_tokens: int | None, **given: Any) -> None:
+@sampling_options
+def command(system: str, instruct: bool, **given: Any) -> None:
     """Open the app on the model."""
     from bq.tui.app import ChatApp
     from bq.tui.chosen_model import choose_model, remember_model
@@ -26,4 +30,15 @@ def command(system: str, instruct: bool, max_tokens: int | None, **given: Any) -
     path = choose_model(given["model"])
     if given["model"] is not None and path.is_file():
         remember_model(path)
-    ChatApp(path, load_options(given), "instruct" if instruct else "chat", system=system, max_tokens=max_tokens).run()
+    mode = "instruct" if instruct else "chat"
+    ChatApp(path, load_options(given), mode, system, _changed_sampling(path, given), given["max_tokens"]).run()
+
+
+def _changed_sampling(path: Path, given: dict[str, Any]) -> "Sampling | None":
+    """The file's sampling with what the arguments change; None, for what the file says, if they change nothing."""
+    if all(given[name] is None or given[name] is False for name in SAMPLING):
+        return None
+    from bq.runtime.gguf_file import read_gguf
+    from bq.runtime.sampling import sampling_of
+
+    return sampling(given, sampling_of(read_gguf(path)))

@@ -3,7 +3,6 @@
 import pytest
 
 from bq.runtime.language import set_language
-from bq.tui.widgets.prompt import Prompt
 
 from .session import Session, make_app
 
@@ -32,11 +31,11 @@ def looks_right(snap_compare, fake):
 
     def compare(steps, size=(80, 32), **options):
         app = make_app(**options)
+        for desk in app.desks.values():
+            desk.view.prompt.cursor_blink = False
 
         async def run_before(pilot):
             session = Session(app, pilot, fake)
-            for prompt in app.screen.query(Prompt):
-                prompt.cursor_blink = False
             await session.ready()
             await steps(session)
             await pilot.pause()
