@@ -1,7 +1,7 @@
 """`bq chat`: the terminal app."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -30,8 +30,9 @@ def command(system: str, instruct: bool, **given: Any) -> None:
     path = choose_model(given["model"])
     if given["model"] is not None and path.is_file():
         remember_model(path)
-    mode = "instruct" if instruct else "chat"
-    ChatApp(path, load_options(given), mode, system, _changed_sampling(path, given), given["max_tokens"]).run()
+    sampled = _changed_sampling(path, given)
+    mode: Literal["chat", "instruct"] = "instruct" if instruct else "chat"
+    ChatApp(path, load_options(given), mode, system, sampled, given["max_tokens"]).run()
 
 
 def _changed_sampling(path: Path, given: dict[str, Any]) -> "Sampling | None":
