@@ -10,7 +10,7 @@ class Recipe:
     """Every number that a run depends on."""
 
     seed: int = 2
-    steps: int = 4000
+    steps: int = 2400
     learning_rate: float = 2e-3
     warmup: int = 150
     weight_decay: float = 0.1
