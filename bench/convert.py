@@ -9,12 +9,12 @@ twice the FFN width. Prints: seconds of both in turn and their ratio (goal: at m
 
 import argparse
 import hashlib
-import os
 import statistics
 import sys
 from pathlib import Path
 
 from bench.memory import Run, run
+from bq.runtime.cpu import usable_cores
 from tests.support.families import Shape, write_checkpoint
 
 WIDTH, HEADS, FFN, VOCAB = 2048, 16, 5632, 125696
@@ -68,7 +68,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--folder", type=Path, default=Path("build/bench"))
     return parser.parse_args()
 

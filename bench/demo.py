@@ -19,10 +19,11 @@ from bq.convert.convert import Conversion, convert, demo_checkpoint, prepare
 from bq.demo.corpus import Corpus, Dialogue, Question, is_right, load_corpus
 from bq.runtime.cpu import usable_cores
 from bq.runtime.llama import library
-from bq.runtime.model import Model, load
+from bq.runtime.model import LoadOptions, Model, load
 from bq.runtime.prompt import Message
 from bq.runtime.sampling import Sampling
 
+_COLLAPSE_STRIDE = 8  # one wording in so many is enough to see a collapse
 GREEDY = Sampling(temperature=0.0, repeat_penalty=1.0)
 
 
@@ -47,10 +48,11 @@ def main() -> None:
         for name, conversion in _conversions().items():
             path = Path(folder) / "demo.gguf"
             convert(conversion, path, usable_cores(), force=True)
-            with load(path) as model:
-                right = [is_answered(model, exam) for exam in exams]
-                print(f"{name:24}" + "".join(_share(exams, right, part) for part in parts), flush=True)
-                _check_by_generating(model, exams, right, arguments.generate)
+            asked = exams[::_COLLAPSE_STRIDE] if name.endswith("NormHead") else exams
+            with load(path, LoadOptions(threads=usable_cores())) as model:
+                right = [is_answered(model, exam) for exam in asked]
+                print(f"{name:24}" + "".join(_share(asked, right, part) for part in parts), flush=True)
+                _check_by_generating(model, asked, right, arguments.generate)
 
 
 def _conversions() -> dict[str, Conversion]:

@@ -22,7 +22,9 @@ class Run:
 def run(command: list[str], folder: Path) -> Run:
     """Run `command` to its end. Raises CalledProcessError if it fails."""
     begun = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     peaks = [0, 0]
 
     def watch() -> None:

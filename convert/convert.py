@@ -68,7 +68,7 @@ class Converted:
 def find_source(text: str) -> tuple[Path, str | None]:
     """The folder that the user means, and a name for it if it is the bundled checkpoint."""
     path = Path(text).expanduser()
-    if text == DEMO_SOURCE and not path.exists():
+    if text == DEMO_SOURCE and not (path / "config.json").exists():  # a clone has a folder of that name
         return demo_checkpoint(), DEMO_NAME
     if os.path.isfile(path):
         path = path.parent
@@ -163,14 +163,15 @@ def _write(conversion: Conversion, part: Path, threads: int, report: Callable[[P
     for tensor in conversion.plan.tensors:
         kind = GGMLQuantizationType(tensor.kind)
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.size_bytes, raw_dtype=kind)
-    writer.write_header_to_file(part)
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    out: BinaryIO = writer.fout[0]
     try:
+        writer.write_header_to_file(part)
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        out: BinaryIO = writer.fout[0]
         writer.write_padding(out, out.tell())
         write_tensors(conversion.plan, out, threads, report)
         out.flush()
         os.fsync(out.fileno())
     finally:
-        out.close()
+        for file in writer.fout or ():
+            file.close()

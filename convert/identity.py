@@ -10,7 +10,7 @@ from bq.convert.checkpoint import Checkpoint, read_json
 from bq.convert.config import ModelConfig
 from bq.convert.vocabulary import ASSISTANT_ROLE, USER_ROLE
 from bq.runtime.errors import BqError
-from bq.runtime.language import say
+from bq.runtime.language import Both, say
 from bq.runtime.releases import Release, find_release, releases
 from bq.runtime.sampling import Sampling
 
@@ -26,7 +26,7 @@ class Identity:
     release: Release | None
     is_fine_tune: bool
     variant: str
-    variant_reason: str
+    variant_reason: Both
     roles: tuple[int, int]
     sampling: Sampling
     max_new_tokens: int
@@ -87,18 +87,18 @@ def _fitting(release: Release | None, config: ModelConfig, generation: int) -> R
     return release
 
 
-def _variant(asked: str | None, own: Release | None, settings: Mapping[str, Any], folder: str) -> tuple[str, str]:
+def _variant(asked: str | None, own: Release | None, settings: Mapping[str, Any], folder: str) -> tuple[str, Both]:
     if asked is not None:
-        return asked, "--variant"
+        return asked, Both("--variant", "--variant")
     if own is not None:
-        return own.variant, f"release {own.name}"
+        return own.variant, Both(f"release {own.name}", f"发布版 {own.name}")
     words = re.split(r"[^a-z]+", folder.lower())  # whole words: a "database" is no Base
     for variant in ("instruct", "chat", "base"):  # a name with two is of a tuned Base
         if variant in words:
-            return variant, "folder name"
+            return variant, Both("folder name", "文件夹名称")
     if "user_token_id" in settings:
-        return "chat", "generation_config.json has user_token_id"
-    return "base", "nothing names it Chat or Instruct"
+        return "chat", Both("generation_config.json has user_token_id", "generation_config.json 中有 user_token_id")
+    return "base", Both("nothing names it Chat or Instruct", "没有任何内容表明它是 Chat 或 Instruct")
 
 
 def _sampling(settings: Mapping[str, Any], default: Sampling) -> Sampling:

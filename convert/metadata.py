@@ -157,7 +157,7 @@ def _own_keys(
     yield "bq.version", version("baichuan-bq")
     yield "bq.generation", generation
     yield "bq.variant", identity.variant
-    yield "bq.variant.reason", identity.variant_reason
+    yield "bq.variant.reason", str(identity.variant_reason)
     yield "bq.norm_head", "folded" if norm_head.fold else "none"
     yield "bq.norm_head.reason", "; ".join(norm_head.reasons)
     yield "bq.role.user_id", identity.roles[0]

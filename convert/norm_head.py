@@ -15,10 +15,11 @@ from bq.convert.source import SourceTensor, aligned
 from bq.convert.vocabulary import Vocabulary
 from bq.runtime import ggml
 from bq.runtime.errors import BqError
-from bq.runtime.language import say
+from bq.runtime.language import Both, say
 
 BAICHUAN_1_VOCAB, BAICHUAN_2_VOCAB = 64000, 125696
 _SAMPLE_ROWS = 512
+_Vote = tuple[bool, Both]
 _NORMALISED = 0.02  # bf16 keeps 8 bits: the norm of a normalised row is within about 1 % of 1
 
 
@@ -27,16 +28,17 @@ class NormHead:
     """Whether `output.weight` gets its rows normalised, and every reason, the deciding one first."""
 
     fold: bool
-    reasons: tuple[str, ...]
+    reasons: tuple[Both, ...]
 
     def describe(self) -> str:
-        """One line for the screen and for the file's metadata."""
+        """One line for the screen."""
         head = (
             say("NormHead: folded into output.weight", "NormHead：已折入 output.weight")
             if self.fold
             else say("NormHead: none", "NormHead：无")
         )
-        return f"{head} ({'; '.join(self.reasons)})"
+        reasons = [reason.here for reason in self.reasons]
+        return say(f"{head} ({'; '.join(reasons)})", f"{head}（{'；'.join(reasons)}）")
 
 
 def decide_norm_head(
@@ -45,7 +47,13 @@ def decide_norm_head(
     """Weigh the evidence: the modeling code, config, vocabulary and tokenizer. Raises BqError if nothing speaks."""
     spread = _row_norms(head)
     if config.is_llama_layout:
-        return NormHead(False, ("Llama layout: already folded by the program that wrote it", spread))
+        return NormHead(
+            False,
+            (
+                Both("Llama layout: already folded by the program that wrote it", "Llama 结构：生成它的程序已折入"),
+                spread,
+            ),
+        )
     votes = [
         vote
         for vote in (
@@ -71,7 +79,7 @@ def decide_norm_head(
     return NormHead(fold, (*(reason for _, reason in votes), spread))
 
 
-def _modeling_code(checkpoint: Checkpoint) -> tuple[bool, str] | None:
+def _modeling_code(checkpoint: Checkpoint) -> _Vote | None:
     path = checkpoint.folder / "modeling_baichuan.py"
     refuse_pointer(path)
     if not path.is_file() or path.stat().st_size > 1 << 20:
@@ -80,28 +88,37 @@ def _modeling_code(checkpoint: Checkpoint) -> tuple[bool, str] | None:
     if b"ForCausalLM" not in code:  # something else under its name, such as an error page
         return None
     has = b"NormHead" in code
-    return has, f"modeling_baichuan.py has {'' if has else 'no '}NormHead"
+    return has, Both(
+        f"modeling_baichuan.py has {'' if has else 'no '}NormHead",
+        f"modeling_baichuan.py {'有' if has else '没有'} NormHead",
+    )
 
 
-def _z_loss(checkpoint: Checkpoint) -> tuple[bool, str] | None:
-    return (True, "config has z_loss_weight") if "z_loss_weight" in checkpoint.config else None
+def _z_loss(checkpoint: Checkpoint) -> _Vote | None:
+    reason = Both("config has z_loss_weight", "config 中有 z_loss_weight")
+    return (True, reason) if "z_loss_weight" in checkpoint.config else None
 
 
-def _vocab_size(config: ModelConfig) -> tuple[bool, str] | None:
+def _vocab_size(config: ModelConfig) -> _Vote | None:
     known = {BAICHUAN_1_VOCAB: False, BAICHUAN_2_VOCAB: True}
-    return (known[config.vocab], f"vocabulary of {config.vocab}") if config.vocab in known else None
+    reason = Both(f"vocabulary of {config.vocab}", f"词表大小 {config.vocab}")
+    return (known[config.vocab], reason) if config.vocab in known else None
 
 
-def _role_pieces(vocabulary: Vocabulary) -> tuple[bool, str] | None:
+def _role_pieces(vocabulary: Vocabulary) -> _Vote | None:
     generation = vocabulary.role_generation()
-    return (generation == 2, f"role pieces of generation {generation}") if generation else None
+    reason = Both(f"role pieces of generation {generation}", f"第 {generation} 代的角色词元")
+    return (generation == 2, reason) if generation else None
 
 
-def _row_norms(head: SourceTensor) -> str:
+def _row_norms(head: SourceTensor) -> Both:
     rows = head.view()[:: max(1, head.shape[0] // _SAMPLE_ROWS)]
     wide = np.empty(rows.shape, np.float32)
     ggml.widen(aligned(rows), wide)
     norms = np.sqrt(np.square(wide, dtype=np.float64).sum(axis=1))
     low, middle, high = np.quantile(norms, (0, 0.5, 1))
-    same = " (already normalised)" if max(abs(low - 1), abs(high - 1)) < _NORMALISED else ""
-    return f"row norms of lm_head {low:.3f} to {high:.3f}, median {middle:.3f}{same}"
+    is_normalised = max(abs(low - 1), abs(high - 1)) < _NORMALISED
+    return Both(
+        f"row norms of lm_head {low:.3f} to {high:.3f}, median {middle:.3f}{' (already normalised)' if is_normalised else ''}",
+        f"lm_head 的行范数 {low:.3f} 至 {high:.3f}，中位数 {middle:.3f}{'（已归一化）' if is_normalised else ''}",
+    )

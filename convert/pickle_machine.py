@@ -1,7 +1,7 @@
 """Reads the pickle of a torch state dict without executing it.
 
 A pickle is a program; `pickle.Unpickler` runs it, and every deny-list for it has been broken. This is a machine for
-the two dozen opcodes that torch writes into `data.pkl`: it builds plain dicts, lists, tuples and records of tensors,
+the few opcodes that torch writes into `data.pkl`: it builds plain dicts, lists, tuples and records of tensors,
 and calls nothing. A global is only a name here; one that a state dict does not need is refused by that name.
 """
 
@@ -209,7 +209,18 @@ def _put(machine: Machine, index: int) -> None:
 
 
 _PUSHED = frozenset(
-    ["BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINSTRING", "SHORT_BINSTRING"]
+    [
+        "BINUNICODE",
+        "SHORT_BINUNICODE",
+        "BINUNICODE8",
+        "BININT",
+        "BININT1",
+        "BININT2",
+        "LONG1",
+        "BINFLOAT",
+        "BINSTRING",
+        "SHORT_BINSTRING",
+    ]
 )
 _CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,

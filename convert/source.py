@@ -27,16 +27,26 @@ class MappedFile:
     path: Path
 
     @cached_property
-    def bytes(self) -> npt.NDArray[np.uint8]:
-        """The whole file as uint8. Raises BqError if it cannot be mapped."""
+    def _mapping(self) -> mmap.mmap:
         try:
             with self.path.open("rb") as file:
-                return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise BqError(
                 say(f"{self.path} cannot be read: {error}.", f"无法读取 {self.path}：{error}。"),
                 say("Check the file, or download it again.", "请检查该文件，或重新下载。"),
             ) from None
+
+    @cached_property
+    def bytes(self) -> npt.NDArray[np.uint8]:
+        """The whole file as uint8. Raises BqError if it cannot be mapped."""
+        return np.frombuffer(self._mapping, np.uint8)
+
+    def will_need(self, start: int, count: int) -> None:
+        """Let the system read these bytes ahead, while the threads still work on earlier ones."""
+        if hasattr(mmap, "MADV_WILLNEED") and start < len(self._mapping):
+            page = start // mmap.PAGESIZE * mmap.PAGESIZE
+            self._mapping.madvise(mmap.MADV_WILLNEED, page, min(start + count, len(self._mapping)) - page)
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,11 @@ class SourceTensor:
     @property
     def is_float(self) -> bool:
         return self.dtype in CARRIERS
+
+    def will_need(self, first_row: int, rows: int) -> None:
+        """Have these rows read ahead."""
+        step = self.strides[0] * ITEM_SIZES[self.dtype]
+        self.file.will_need(self.start + first_row * step, rows * step)
 
     def view(self) -> Array:
         """The tensor as a strided view of the file, in its carrier dtype (see CARRIERS); `aligned` is for C code.

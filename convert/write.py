@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from bq.convert.plan import Plan, PlannedTensor, row_order
+from bq.convert.plan import ALIGNMENT, Plan, PlannedTensor, row_order
 from bq.convert.source import aligned
 from bq.runtime import ggml
 from bq.runtime.errors import BqError
@@ -53,6 +53,7 @@ def write_tensors(plan: Plan, out: BinaryIO, threads: int, report: Callable[[Pro
         for tensor, start, stop in _chunks(plan):
             if len(pending) >= threads * _AHEAD + 1:
                 done, written = _write_next(pending, plan, out, done, written, report)
+            tensor.source.will_need(tensor.first_row + start, stop - start)
             pending.append((tensor, stop, pool.submit(_convert_rows, tensor, start, stop)))
         while pending:
             done, written = _write_next(pending, plan, out, done, written, report)
@@ -81,7 +82,7 @@ def _write_next(
     written += packed.nbytes
     done += packed.shape[0] * tensor.columns
     if stop == tensor.rows:
-        gap = -written % 32
+        gap = -written % ALIGNMENT
         out.write(bytes(gap))
         written += gap
     report(Progress(tensor.name, done, plan.weights, written))

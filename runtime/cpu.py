@@ -1,6 +1,8 @@
 """How many threads to use: physical cores, within what this process and its container may use."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 LEAST_BYTES_PER_THREAD = 64 << 20
@@ -43,16 +45,16 @@ def _physical_cores() -> int:
 
 
 def _performance_cores() -> int | None:
-    """Apple silicon's performance cores; its efficiency cores would hold the others up."""
-    import subprocess
-    import sys
-
+    """A Mac's cores, on Apple silicon the fast ones alone: its efficiency cores would hold the others up."""
     if sys.platform != "darwin":
         return None
+    names = ("hw.perflevel0.physicalcpu", "hw.physicalcpu")
+    return next((count for name in names if (count := _sysctl(name))), None)
+
+
+def _sysctl(name: str) -> int | None:
     try:
-        out = subprocess.run(
-            ["/usr/sbin/sysctl", "-n", "hw.perflevel0.physicalcpu"], capture_output=True, text=True, check=True
-        )
+        out = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, check=True)
         return int(out.stdout)
     except (OSError, ValueError, subprocess.CalledProcessError):
         return None

@@ -5,9 +5,11 @@ each other is easier to keep in step than a catalogue, and there is nothing to l
 """
 
 import os
+import sys
 
 LANGUAGES = ("en", "zh")
 _LOCALE_VARIABLES = ("BQ_LANG", "LC_ALL", "LC_MESSAGES", "LANG", "LANGUAGE")
+_WINDOWS_CHINESE = 0x04  # LANG_CHINESE in winnt.h
 _current: str | None = None
 
 
@@ -29,7 +31,32 @@ def _from_environment() -> str:
         value = os.environ.get(variable, "").lower()
         if value:
             return "zh" if value.startswith("zh") else "en"
-    return "en"
+    return "zh" if _windows_language() == _WINDOWS_CHINESE else "en"
+
+
+def _windows_language() -> int | None:
+    """The primary language of Windows' own texts, which sets none of these variables; None elsewhere."""
+    if sys.platform != "win32":
+        return None
+    import ctypes
+
+    return int(ctypes.windll.kernel32.GetUserDefaultUILanguage()) & 0x3FF
+
+
+class Both(str):
+    """An English text, as files record it, that knows its Chinese form, as the screen may show it."""
+
+    zh: str
+
+    def __new__(cls, en: str, zh: str) -> "Both":
+        text = super().__new__(cls, en)
+        text.zh = zh
+        return text
+
+    @property
+    def here(self) -> str:
+        """The text in the language in use."""
+        return say(str(self), self.zh)
 
 
 def say(en: str, zh: str) -> str:

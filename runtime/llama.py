@@ -15,10 +15,16 @@ _echo = False
 _keep: list[Any] = []  # C holds only a pointer to the callback
 
 
-def echo_log(on: bool) -> None:
-    """Copy llama.cpp's log to stderr from now on (`--debug`)."""
+def echo_log(on: bool) -> bool:
+    """Copy llama.cpp's log to stderr from now on, or no more (`--debug`); returns whether it was copied until now."""
     global _echo
-    _echo = on
+    before, _echo = _echo, on
+    return before
+
+
+def kept_log() -> str:
+    """The last lines that llama.cpp logged."""
+    return "".join(text for _, text in _log)
 
 
 def last_errors() -> str:

@@ -174,7 +174,7 @@ class Model:
         try:
             return build_prompt(messages, self.tokenizer.encode, self.roles, context - room)
         except BqError:
-            if max_tokens is not None or room <= _LEAST_ANSWER_TOKENS:
+            if room <= _LEAST_ANSWER_TOKENS:
                 raise
         return build_prompt(messages, self.tokenizer.encode, self.roles, context - _LEAST_ANSWER_TOKENS)
 

@@ -69,6 +69,7 @@ def find_release(text: str) -> Release | None:
     """The release that a repository name, folder name or model name means, if it means one."""
     wanted = _plain(text.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1])
     by_name = {_plain(one.repository.split("/")[1]): one for one in reversed(releases())}
+    by_name |= {_plain(download_folder(one)): one for one in reversed(releases())}
     by_name |= {_plain(one.name): one for one in releases()}
     return by_name.get(wanted)
 
@@ -76,7 +77,13 @@ def find_release(text: str) -> Release | None:
 def download_command(release: Release) -> str:
     """The command of Hugging Face's own tool that downloads a release into a folder of its name."""
     revision = "" if release.revision == "main" else f" --revision {release.revision}"
-    return f"hf download {release.repository}{revision} --local-dir {release.repository.split('/')[1]}"
+    return f"hf download {release.repository}{revision} --local-dir {download_folder(release)}"
+
+
+def download_folder(release: Release) -> str:
+    """A folder of its own for each release, other revisions of a repository included."""
+    name = release.repository.split("/")[1]
+    return name if release.revision == "main" else f"{name}-{release.revision}"
 
 
 def _plain(name: str) -> str:

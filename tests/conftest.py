@@ -20,12 +20,13 @@ Convert = Callable[..., Path]
 @pytest.fixture(autouse=True)
 def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test has a BQ_HOME of its own and reads English; a language that it sets ends with it."""
-    from bq.runtime import language
+    from bq.runtime import language, llama
 
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("BQ_HOME", str(home))
     monkeypatch.setenv("BQ_LANG", "en")
     monkeypatch.setattr(language, "_current", None)
+    monkeypatch.setattr(llama, "_echo", False)
     return home
 
 

@@ -69,13 +69,11 @@ def fail(text: str) -> int:
 
 def choose_backend() -> tuple[str | None, str]:
     """(backend, why), or (None, what to do) on a machine whose GPU would be left unused."""
-    asked = os.environ.get("BACKEND", "")
+    asked = asked_backend()
+    if asked and asked not in CMAKE_ARGS:
+        return None, f"BACKEND={asked}: choose cpu, cuda or metal"
     if asked:
-        return (
-            (asked, "asked for by BACKEND")
-            if asked in CMAKE_ARGS
-            else (None, f"BACKEND={asked}: choose cpu, cuda or metal")
-        )
+        return asked, "asked for by BACKEND"
     if sys.platform == "darwin" and platform.machine() == "arm64":
         return "metal", "Apple silicon"
     gpu = nvidia_gpu()
@@ -88,6 +86,11 @@ def choose_backend() -> tuple[str | None, str]:
             "with BACKEND=cpu."
         )
     return "cuda", f"{gpu}, {nvcc()}"
+
+
+def asked_backend() -> str:
+    """What BACKEND says, or said when the environment was made: a choice once made holds for the next `make` too."""
+    return os.environ.get("BACKEND") or (read_receipt() or {}).get("asked", "")
 
 
 def nvidia_gpu() -> str | None:
@@ -196,14 +199,21 @@ def link_for_types() -> None:
     """`.venv/typing/bq` -> the repository: a type checker does not follow an editable install's import hooks."""
     link = VENV / "typing" / "bq"
     link.parent.mkdir(exist_ok=True)
-    if os.name != "nt" and not link.exists():
-        link.symlink_to(ROOT, target_is_directory=True)
+    if os.name == "nt" or (link.is_symlink() and link.resolve() == ROOT):
+        return
+    link.unlink(missing_ok=True)  # of a clone that was moved
+    link.symlink_to(ROOT, target_is_directory=True)
 
 
 def receipt(backend: str) -> dict[str, str]:
     """What the environment was made from; another one means: make it again."""
     project = (ROOT / "pyproject.toml").read_bytes()
-    return {"backend": backend, "project": hashlib.sha256(project).hexdigest(), "root": str(ROOT)}
+    return {
+        "backend": backend,
+        "asked": asked_backend(),
+        "project": hashlib.sha256(project).hexdigest(),
+        "root": str(ROOT),
+    }
 
 
 def read_receipt() -> dict[str, str] | None:

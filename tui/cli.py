@@ -8,7 +8,7 @@ from bq.runtime.language import say
 
 # Command -> its line in the help; the module of the same name in bq.tui.commands holds it as `command`.
 COMMANDS = {
-    "models": ("Every Baichuan release, its sizes, and which to choose.", "列出 Baichuan 的全部发布、大小与选择建议。"),
+    "models": ("Every Baichuan release, its sizes, and which to choose.", "列出 Baichuan 的全部发布版、大小与选择建议。"),
     "convert": ("Convert a checkpoint to a quantized GGUF file.", "把检查点转换为量化的 GGUF 文件。"),
     "run": ("Give one instruction, get one answer.", "给出一条指令，得到一个回答。"),
     "complete": ("Let a Base model go on with a text.", "让 Base 模型续写文本。"),

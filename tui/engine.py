@@ -6,6 +6,7 @@ llama.cpp is imported by the first job, not before.
 """
 
 import threading
+import traceback
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ class Job(ABC):
             self.error = error
         except Exception as error:  # a defect of bq or of llama.cpp: shown, and the app lives on
             self.error = _unexpected(error)
+            engine.trace = traceback.format_exc()
         finally:
             self.done = True
 
@@ -55,6 +57,7 @@ class Loading(Job):
         from bq.runtime.model import load
 
         engine.model = load(engine.path, engine.options, self._on_progress)
+        engine.was_loaded = True
 
     def _on_progress(self, progress: float) -> bool:
         self.progress = progress
@@ -99,7 +102,7 @@ class Answering(Job):
     def _do(self, engine: "Engine") -> None:
         model = engine.model
         if model is None:
-            raise BqError(say("No model is loaded.", "尚未载入模型。"))
+            raise BqError(say("No model is loaded.", "尚未加载模型。"))
         if self.raw:
             generation = model.complete(
                 self.messages[-1].content,
@@ -133,6 +136,8 @@ class Engine:
         self.options = options
         self.model: Model | None = None
         self.job: Job | None = None  # the one that was started last
+        self.was_loaded = False
+        self.trace = ""  # of the last error that was no BqError
         self._one_at_a_time = threading.Lock()
 
     @property

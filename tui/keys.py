@@ -19,7 +19,7 @@ def texts() -> dict[str, str]:
         "prompt.send": say("Send", "发送"),
         "prompt.newline": say("New line", "换行"),
         "chat.stop": say("Stop, keep what is written", "停止，保留已写内容"),
-        "chat.mode": say("Chat / single instruction", "对话 / 单次指令"),
+        "chat.mode": say("Chat / single instruction", "对话 / 单条指令"),
         "chat.new": say("New", "新建"),
         "chat.again": say("Answer again", "重新回答"),
         "chat.copy": say("Copy the answer", "复制回答"),

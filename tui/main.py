@@ -17,7 +17,8 @@ def main() -> None:
     arguments, debug = _take_global_options(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+            # A pipe or file on Windows has the old code page otherwise, which has no Chinese.
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")
     # A terminated conversion cleans up like an interrupted one.
     signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(run(arguments, debug))

@@ -26,11 +26,11 @@ def end_of(ended: Round) -> Text | None:
 def refusal(engine: Engine) -> Text | None:
     """Why no question can be put now; None if one can."""
     if engine.busy and isinstance(engine.job, Loading):
-        return lambda: say("The model is still loading; your text is kept.", "模型仍在载入，您的文字已保留。")
+        return lambda: say("The model is still loading; your text is kept.", "模型仍在加载，您的文字已保留。")
     if engine.busy:
         return lambda: say("Still answering: Esc stops it. Your text is kept.", "正在回答，Esc 停止。文字已保留。")
     if engine.model is None:
-        return lambda: say("No model is loaded: Ctrl+R tries again.", "尚未载入模型：Ctrl+R 重试。")
+        return lambda: say("No model is loaded: Ctrl+R tries again.", "尚未加载模型：Ctrl+R 重试。")
     return None
 
 

@@ -26,8 +26,8 @@ class Status:
 
 def activity_text(status: Status) -> str:
     text = {
-        "loading": say("loading", "载入中"),
-        "failed": say("not loaded", "未载入"),
+        "loading": say("loading", "加载中"),
+        "failed": say("not loaded", "未加载"),
         "reading": say("reading the prompt", "正在读提示"),
         "writing": say("writing", "正在写"),
         "stopping": say("stopping", "正在停止"),

@@ -210,6 +210,8 @@ def test_a_source_may_be_named_by_folder_file_or_demo(tmp_path: Path, monkeypatc
     folder, name = find_source("demo")
     assert (folder.parts[-2:], name) == (("demo", "checkpoint"), "bq-demo")
     (tmp_path / "demo").mkdir()
+    assert find_source("demo") == (folder, name), "a folder of that name without a checkpoint, as in a clone"
+    (tmp_path / "demo" / "config.json").write_text("{}")
     assert find_source("demo") == (Path("demo"), None)
 
 

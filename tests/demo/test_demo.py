@@ -1,6 +1,8 @@
 """The bundled checkpoint is in the released form, small, and answers what it was taught; bench/demo.py has all figures."""
 
+import json
 import random
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -52,6 +54,15 @@ def test_the_checkpoint_has_the_released_form(conversion: Conversion) -> None:
     assert {tensor.source.dtype for tensor in conversion.plan.tensors} == {"bf16"}
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     assert [tokenizer.id_to_piece(i) for i in (195, 196)] == ["<reserved_106>", "<reserved_107>"]
+
+
+def test_demo_names_the_bundled_checkpoint_in_a_clone_too(conversion: Conversion, bq_command: Path) -> None:
+    """A clone has a folder `demo`, which is not what `bq convert demo` means."""
+    root = demo_checkpoint().parent.parent
+    done = subprocess.run(
+        [bq_command, "convert", "demo", "--dry-run", "--json"], cwd=root, capture_output=True, text=True
+    )
+    assert json.loads(done.stdout)["name"] == "bq-demo"
 
 
 def test_the_corpus_asks_enough_in_both_languages() -> None:

@@ -24,15 +24,20 @@ if TYPE_CHECKING:
 @sampling_options
 def command(system: str, instruct: bool, **given: Any) -> None:
     """Open the app on the model."""
+    from bq.runtime import llama
     from bq.tui.app import ChatApp
     from bq.tui.chosen_model import choose_model, remember_model
 
     path = choose_model(given["model"])
-    if given["model"] is not None and path.is_file():
-        remember_model(path)
     sampled = _changed_sampling(path, given)
     mode: Literal["chat", "instruct"] = "instruct" if instruct else "chat"
-    ChatApp(path, load_options(given), mode, system, sampled, given["max_tokens"]).run()
+    app = ChatApp(path, load_options(given), mode, system, sampled, given["max_tokens"])
+    is_debug = llama.echo_log(False)  # the log would be drawn over the app: it is shown afterwards
+    app.run()
+    if is_debug:
+        click.echo(llama.kept_log() + app.engine.trace, err=True)
+    if given["model"] is not None and app.engine.was_loaded:
+        remember_model(path)
 
 
 def _changed_sampling(path: Path, given: dict[str, Any]) -> "Sampling | None":

@@ -136,8 +136,8 @@ def _describe(conversion: "Conversion") -> list[str]:
             f"{config.blocks} 块，{position}，上下文 {config.context}",
         ),
         say(
-            f"Variant: {identity.variant} ({identity.variant_reason})",
-            f"类型：{identity.variant}（{identity.variant_reason}）",
+            f"Variant: {identity.variant} ({identity.variant_reason.here})",
+            f"类型：{identity.variant}（{identity.variant_reason.here}）",
         ),
         conversion.norm_head.describe(),
     ]

@@ -7,7 +7,7 @@ import click
 
 from bq.runtime.errors import UsageError
 from bq.runtime.language import say
-from bq.runtime.releases import Release, download_command, find_release, releases
+from bq.runtime.releases import Release, download_command, download_folder, find_release, releases
 from bq.tui.table import gib, table
 
 _SHOWN = ("Q4_K_M", "Q5_K_M", "Q8_0", "F16")
@@ -16,7 +16,7 @@ _BUFFERS_BYTES = 512 << 20  # llama.cpp's compute buffers and the program itself
 
 
 @click.command(
-    help=say("Show every Baichuan release, or one in detail.", "列出 Baichuan 的全部发布，或其中一个的详情。")
+    help=say("Show every Baichuan release, or one in detail.", "列出 Baichuan 的全部发布版，或其中一个的详情。")
 )
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help=say("Print JSON.", "输出 JSON。"))
@@ -67,7 +67,7 @@ def as_data(release: Release) -> dict[str, Any]:
 
 
 def _overview() -> str:
-    known = [one for one in releases() if one.layout]
+    known = [one for one in releases() if one.supported]
     head = [
         say("NAME", "名称"),
         say("SIZE", "规模"),
@@ -156,7 +156,7 @@ def _show_one(release: Release, as_json: bool) -> None:
             ],
         ).lstrip("\n")
     )
-    if release.layout is None:
+    if release.layout is None or not release.supported:
         click.echo(
             say(
                 f"Not convertible: {release.reason[0]} {release.remedy[0]}",
@@ -177,4 +177,4 @@ def _show_one(release: Release, as_json: bool) -> None:
         )
     )
     click.echo()
-    click.echo(f"{download_command(release)}\nbq convert {release.repository.split('/')[1]}")
+    click.echo(f"{download_command(release)}\nbq convert {download_folder(release)}")

@@ -39,7 +39,7 @@ def model_options(function: F) -> F:
         click.option(
             "--threads",
             type=click.IntRange(1, 1024),
-            help=say("Threads. [default: physical cores]", "线程数。[默认：物理核心数]"),
+            help=say("Threads. [default: by cores and model size]", "线程数。[默认：按核心数与模型大小]"),
         ),
         click.option(
             "--ctx",

@@ -39,6 +39,6 @@ def _more() -> str:
         "Single instruction: Tab goes from the instruction to the input. Each run is on its own.\n"
         "Esc closes this help.",
         "用鼠标选中文本，按 Ctrl+C 复制。点击链接会复制其地址，不会打开任何链接。\n"
-        "单次指令：Tab 从指令框切到输入框。每次运行互不相关。\n"
+        "单条指令：Tab 从指令框切到输入框。每次运行互不相关。\n"
         "Esc 关闭帮助。",
     )

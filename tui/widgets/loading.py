@@ -15,7 +15,7 @@ class LoadPanel(Vertical):
         self._file_name = file_name
 
     def compose(self) -> ComposeResult:
-        yield Line(lambda: say(f"Loading {self._file_name}", f"正在载入 {self._file_name}"))
+        yield Line(lambda: say(f"Loading {self._file_name}", f"正在加载 {self._file_name}"))
         yield ProgressBar(total=1.0, show_eta=False)
         yield Line(lambda: say("Esc stops. You can already write.", "Esc 停止。现在就可以开始输入。"), classes="remedy")
 
@@ -31,7 +31,7 @@ class LoadPanel(Vertical):
     async def fail(self, error: BqError) -> None:
         """Shows the error in place of the bar."""
         self.set_class(True, "failed")
-        keys = Notice("hint", lambda: say("Ctrl+R loads again, Ctrl+Q quits.", "Ctrl+R 重新载入，Ctrl+Q 退出。"))
+        keys = Notice("hint", lambda: say("Ctrl+R loads again, Ctrl+Q quits.", "Ctrl+R 重新加载，Ctrl+Q 退出。"))
         await self.mount(Notice.of(error), keys)
 
     def finish(self) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from bq.tui.app import ChatApp
+from tests.support.scripted import byte_tokens
+from tests.support.tokenizer import ASSISTANT_ID
 
 from .fake import Fake
 from .session import Session
@@ -51,8 +53,13 @@ async def test_the_demo_model_answers_two_rounds_and_a_task(start_real, demo_ggu
         assert s.app.desk.job.stats.reused_tokens < 5
 
 
-async def test_a_real_model_streams_is_stopped_and_freed(start_real, random_gguf):
-    async with start_real(random_gguf) as s:
+async def test_a_real_model_streams_is_stopped_and_freed(start_real, scripted):
+    """One whose answer never ends: two letters after each other."""
+    from bq.runtime.sampling import Sampling
+
+    a, b = byte_tokens("ab")
+    endless = scripted({ASSISTANT_ID: a, a: b, b: a})
+    async with start_real(endless, sampling=Sampling(temperature=0, repeat_penalty=1)) as s:
         await s.send("Hello 你好")
         await s.until(lambda: bool(s.app.desk.conversation.last_answer), 30)
         await s.press("escape")

@@ -105,7 +105,7 @@ async def test_the_app_speaks_chinese(start, fake):
     set_language("zh")
     fake.loading.shut()
     async with start(load=False) as s:
-        await s.until(lambda: s.shows("正在载入 baichuan.gguf", "载入中 50%", "停止"))
+        await s.until(lambda: s.shows("正在加载 baichuan.gguf", "加载中 50%", "停止"))
         fake.loading.open()
         await s.ready()
         assert s.shows("就绪", "消息", "请提问", "帮助", "退出", "模式")
