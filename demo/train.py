@@ -11,6 +11,7 @@ import argparse
 import random
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import sentencepiece
@@ -39,20 +40,23 @@ def report(network: Network, asked: list[Exam], norm_head: bool = True) -> list[
     return failed
 
 
-def train(recipe: Recipe, minutes: float | None, out: Path) -> None:
-    """The whole job: tokenizer, training, checkpoint, figures."""
+def train(recipe: Recipe, minutes: float | None, out: Path, start: Path | None = None) -> None:
+    """The whole job: tokenizer, training, checkpoint, figures. `start` is a checkpoint to go on from, tokenizer and all."""
     random.seed(recipe.seed)
     torch.manual_seed(recipe.seed)
     sentencepiece.set_random_generator_seed(recipe.seed)
     corpus = load_corpus()
-    model = train_tokenizer(corpus.training_texts())
+    model = (start / "tokenizer.model").read_bytes() if start else train_tokenizer(corpus.training_texts())
     tokenizer = load_tokenizer(model)
     asked = exams(corpus, tokenizer)
     broken = broken_round_trips(tokenizer, [exam.asked for exam in asked])
     if broken:
         raise SystemExit(f"the tokenizer does not bring back {broken[0]!r}")
     sampler = Sampler(corpus, tokenizer, recipe.seed, recipe.strength)
-    trainer = Trainer(Shape(vocabulary_size=tokenizer.vocab_size()), recipe, sampler.subjects)
+    shape = Shape(vocabulary_size=tokenizer.vocab_size())
+    trainer = Trainer(shape, recipe, sampler.subjects)
+    if start:
+        trainer.go_on_from(load_network(start, shape))
     count = sum(parameter.numel() for parameter in trainer.network.parameters())
     print(
         f"{len(corpus.questions)} questions, {len(asked)} wordings, {tokenizer.vocab_size()} pieces, "
@@ -108,6 +112,7 @@ def evaluate(folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HERE / "checkpoint")
+    parser.add_argument("--start", type=Path, help="go on from this checkpoint, after small changes of the corpus")
     parser.add_argument("--minutes", type=float, help="as many steps as fit in so long, instead of the recipe's number")
     parser.add_argument(
         "--evaluate", action="store_true", help="only print the figures of the checkpoint that is there"
@@ -116,7 +121,8 @@ def main() -> None:
     if arguments.evaluate:
         evaluate(arguments.out)
     else:
-        train(Recipe(), arguments.minutes, arguments.out)
+        recipe = replace(Recipe(), learning_rate=5e-4, rough_from=0.0) if arguments.start else Recipe()
+        train(recipe, arguments.minutes, arguments.out, arguments.start)
 
 
 if __name__ == "__main__":

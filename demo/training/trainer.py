@@ -58,6 +58,11 @@ class Trainer:
         self._parameters = every
         self._optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
 
+    def go_on_from(self, network: Network) -> None:
+        """Start from trained weights instead of random ones."""
+        self.network.load_state_dict(network.state_dict())
+        self.average = [parameter.detach().clone() for parameter in self.network.parameters()]
+
     def step(self, batch: Batch, number: int, progress: float) -> float:
         """Optimizer step `number`, at `progress` from 0 to 1; returns the loss on the answers."""
         for group in self._optimizer.param_groups:
