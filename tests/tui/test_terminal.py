@@ -12,6 +12,7 @@ import pytest
 
 BQ = Path(sys.executable).with_name("bq")
 PATIENCE_SECONDS = 60
+SETTLE_SECONDS = 1.0  # a key pressed by a person does not come in the same burst as the text
 
 
 class Terminal:
@@ -34,6 +35,15 @@ class Terminal:
 
     def keys(self, *keys: str) -> None:
         self._run("send-keys", *keys)
+
+    def ask(self, question: str) -> str:
+        """Type a question, see it, send it; the screen once it is answered."""
+        self.wait(lambda screen: "ready" in screen)
+        self.keys(question)
+        self.wait(lambda screen: question in screen)
+        time.sleep(SETTLE_SECONDS)
+        self.keys("Enter")
+        return self.wait(lambda screen: "ready" in screen and "tok/s" in screen)
 
     def screen(self) -> str:
         return self._run("capture-pane", "-p")
@@ -61,18 +71,14 @@ def terminal(tmp_path: Path, demo_gguf: Path) -> Iterator[Terminal]:
 
 
 def test_a_question_is_typed_and_answered_and_the_app_ends_cleanly(terminal: Terminal) -> None:
-    terminal.wait(lambda screen: "ready" in screen)
-    terminal.keys("What is Q4_K_M?", "Enter")
-    screen = terminal.wait(lambda screen: "ready" in screen and "tok/s" in screen)
+    screen = terminal.ask("What is Q4_K_M?")
     assert "Q4_K_M" in screen.split("What is Q4_K_M?")[1], "the answer speaks of what was asked"
     terminal.keys("C-q")
     terminal.wait(lambda screen: "exit 0" in screen)
 
 
 def test_chinese_is_typed_and_shown_whole(terminal: Terminal) -> None:
-    terminal.wait(lambda screen: "ready" in screen)
-    terminal.keys("你是谁？", "Enter")
-    screen = terminal.wait(lambda screen: "ready" in screen and "tok/s" in screen)
+    screen = terminal.ask("你是谁？")
     answer = screen.split("你是谁？")[1]
     assert "bq" in answer
     assert "\ufffd" not in screen
