@@ -20,7 +20,7 @@ def start_real() -> Callable:
     async def run(path: Path, **options) -> AsyncIterator[Session]:
         from bq.runtime.model import LoadOptions
 
-        app = ChatApp(path, LoadOptions(ctx=1024, threads=2, gpu_layers=0), **options)
+        app = ChatApp(path, LoadOptions(threads=2, gpu_layers=0), **options)
         async with app.run_test(size=(90, 40)) as pilot:
             session = Session(app, pilot, Fake())
             await session.until(lambda: session.shows("ready"), 60)
@@ -59,7 +59,8 @@ async def test_a_real_model_streams_is_stopped_and_freed(start_real, scripted):
 
     a, b = byte_tokens("ab")
     endless = scripted({ASSISTANT_ID: a, a: b, b: a})
-    async with start_real(endless, sampling=Sampling(temperature=0, repeat_penalty=1)) as s:
+    greedy = Sampling(temperature=0, repeat_penalty=1)
+    async with start_real(endless, sampling=greedy, max_tokens=4000) as s:  # seconds of writing, whatever the machine
         await s.send("Hello 你好")
         await s.until(lambda: bool(s.app.desk.conversation.last_answer), 30)
         await s.press("escape")
