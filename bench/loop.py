@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bq.runtime.llama import library
-from bq.runtime.model import Model, load
+from bq.runtime.load import load
+from bq.runtime.model import Model
 from bq.runtime.sampling import Sampling
 
 PROMPT = "bq "

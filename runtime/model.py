@@ -4,39 +4,25 @@ It drives llama.cpp's low-level calls itself: the bindings' `Llama` class detoke
 token, holds a score buffer of n_batch times the vocabulary, and cannot be stopped (bench/loop.py measures it).
 """
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from bq.runtime.cpu import decode_threads
-from bq.runtime.errors import BqError, Cancelled, UsageError
+from bq.runtime.errors import BqError, UsageError
 from bq.runtime.generation import Engine, Generation, Options
-from bq.runtime.gguf_file import GgufFile, read_gguf
-from bq.runtime.known import describe_file, file_warnings, senseless_key
+from bq.runtime.gguf_file import GgufFile
+from bq.runtime.known import describe_file, file_warnings
 from bq.runtime.language import say
-from bq.runtime.llama import last_errors, library, model_params
+from bq.runtime.llama import library
 from bq.runtime.prompt import Message, Prompt, Roles, build_prompt
 from bq.runtime.sampling import Sampling, sampling_of
 from bq.runtime.tokenizer import Tokenizer
 
-ARCHITECTURE = "baichuan"
 DEFAULT_ANSWER_TOKENS = 2048  # max_new_tokens of every Chat release
 _LEAST_ANSWER_TOKENS = 256  # a long message may shrink the room for the answer down to this
-_BATCH = 512
 
 _RELEASE_DEFAULTS = Options()
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """ctx in tokens, gpu_layers as llama.cpp counts them; None lets bq choose."""
-
-    ctx: int | None = None
-    threads: int | None = None
-    gpu_layers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -50,91 +36,6 @@ class ModelInfo:
     context: int
     sampling: Sampling
     max_new_tokens: int
-
-
-def load(path: Path, options: LoadOptions = LoadOptions(), progress: Callable[[float], bool] | None = None) -> "Model":
-    """Load a GGUF file. `progress` hears a fraction and returns False to stop.
-
-    Raises BqError for a file that is damaged, no Baichuan, or too large for the memory; Cancelled if `progress` stopped it.
-    """
-    file = read_gguf(path)
-    _check_runs(file)
-    lib = library()
-    params = model_params()
-    if options.gpu_layers is not None:
-        params.n_gpu_layers = options.gpu_layers
-    stopped: list[bool] = []
-
-    @lib.llama_progress_callback  # type: ignore[untyped-decorator, unused-ignore]
-    def on_progress(fraction: float, _: object) -> bool:
-        if progress is not None and not progress(fraction):
-            stopped.append(True)
-        return not stopped
-
-    params.progress_callback = on_progress
-    model = lib.llama_model_load_from_file(os.fsencode(path), params)
-    if stopped:
-        if model:
-            lib.llama_model_free(model)
-        raise Cancelled(say("Loading was stopped.", "已停止加载。"))
-    if not model:
-        raise _load_failure(path)
-    context = lib.llama_init_from_model(model, _context_params(lib, file, options))
-    if not context:
-        lib.llama_model_free(model)
-        raise _load_failure(path)
-    return Model(file, model, context)
-
-
-def _check_runs(file: GgufFile) -> None:
-    architecture = file.text("general.architecture", "?")
-    if architecture != ARCHITECTURE:
-        raise UsageError(
-            say(
-                f"{file.path.name} is a {architecture} model; bq runs Baichuan models.",
-                f"{file.path.name} 是 {architecture} 模型；bq 运行 Baichuan 模型。",
-            ),
-            say("Use llama.cpp itself for it.", "请直接使用 llama.cpp。"),
-        )
-    blocks = file.count(f"{ARCHITECTURE}.block_count")
-    if blocks not in (32, 40):
-        raise BqError(
-            say(
-                f"{file.path.name} has {blocks} blocks; llama.cpp would run it without positions.",
-                f"{file.path.name} 有 {blocks} 块；llama.cpp 运行时会丢失位置信息。",
-            ),
-            say("Only 32 blocks (7B) and 40 (13B) work.", "只支持 32 块（7B）与 40 块（13B）。"),
-        )
-    key = senseless_key(file)
-    if key is not None:
-        raise BqError(
-            say(f"{file.path.name} has a senseless {key}.", f"{file.path.name} 的 {key} 没有意义。"),
-            say("Convert the checkpoint again with `bq convert`.", "请用 `bq convert` 重新转换检查点。"),
-        )
-
-
-def _context_params(lib: Any, file: GgufFile, options: LoadOptions) -> Any:
-    trained = file.count(f"{ARCHITECTURE}.context_length", 4096)
-    size = min(options.ctx or trained, trained)
-    params = lib.llama_context_default_params()
-    params.n_ctx = size
-    params.n_batch = params.n_ubatch = _BATCH
-    params.n_threads = params.n_threads_batch = options.threads or decode_threads(file.size_bytes)
-    return params
-
-
-def _load_failure(path: Path) -> BqError:
-    detail = last_errors()
-    return BqError(
-        say(
-            f"llama.cpp could not load {path.name}{': ' + detail if detail else ''}.",
-            f"llama.cpp 无法加载 {path.name}{'：' + detail if detail else ''}。",
-        ),
-        say(
-            "If memory is short, use a smaller mixture or a smaller --ctx; `--debug` shows llama.cpp's log.",
-            "若内存不足，请换更小的量化或更小的 --ctx；`--debug` 可显示 llama.cpp 的日志。",
-        ),
-    )
 
 
 class Model:

@@ -21,7 +21,7 @@ MAX_INPUT_BYTES = 16 << 20
 
 def answer(given: dict[str, Any], start: Callable[["Model", dict[str, Any]], "Generation"]) -> int:
     """Load the model, print what `start` generates, and return the exit status: 0, or 130 if it was interrupted."""
-    from bq.runtime.model import load
+    from bq.runtime.load import load
     from bq.tui.chosen_model import choose_model, remember_model
     from bq.tui.commands.options import load_options, sampling
 

@@ -35,7 +35,8 @@ from bq.tui.widgets.prompt import Prompt
 from bq.tui.widgets.views import ChatView, InstructView, View
 
 if TYPE_CHECKING:
-    from bq.runtime.model import LoadOptions, Model
+    from bq.runtime.load import LoadOptions
+    from bq.runtime.model import Model
     from bq.runtime.sampling import Sampling
 
 Mode = Literal["chat", "instruct"]

@@ -20,7 +20,8 @@ from bq.tui.conversation import Stop
 
 if TYPE_CHECKING:
     from bq.runtime.generation import Stats
-    from bq.runtime.model import LoadOptions, Model
+    from bq.runtime.load import LoadOptions
+    from bq.runtime.model import Model
     from bq.runtime.sampling import Sampling
 
 
@@ -54,7 +55,7 @@ class Loading(Job):
     progress = 0.0
 
     def _do(self, engine: "Engine") -> None:
-        from bq.runtime.model import load
+        from bq.runtime.load import load
 
         engine.model = load(engine.path, engine.options, self._on_progress)
         engine.was_loaded = True

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from bq.runtime.errors import BqError, Cancelled, UsageError
-from bq.runtime.model import LoadOptions, Model, load
+from bq.runtime.load import LoadOptions, load
+from bq.runtime.model import Model
 from bq.runtime.prompt import Message
 from bq.runtime.sampling import Sampling
 from bq.runtime.text_stream import TextStream

@@ -10,7 +10,7 @@ import click
 from bq.runtime.language import say
 
 if TYPE_CHECKING:
-    from bq.runtime.model import LoadOptions
+    from bq.runtime.load import LoadOptions
     from bq.runtime.sampling import Sampling
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -90,7 +90,7 @@ def sampling_options(function: F) -> F:
 
 def load_options(given: dict[str, Any]) -> "LoadOptions":
     """The LoadOptions of the command's arguments."""
-    from bq.runtime.model import LoadOptions
+    from bq.runtime.load import LoadOptions
 
     return LoadOptions(**{name: given[name] for name in LOADING})
 
