@@ -1,32 +1,51 @@
-"""The token loop: prefill in batches, then one token after the other, until the end, the limit, or a stop.
+"""The token loop: prefill what is new, then one token after the other, until the end, the limit, or a stop.
 
-The engine knows what stands in the KV cache and decodes only what is new: the longest common prefix of ids is kept.
+Where a draft proposes what may come next, several tokens are decoded at once and checked one by one by the same sampler:
+the answer is what it would be without.
 """
 
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
-from bq.runtime.errors import BqError
-from bq.runtime.language import say
-from bq.runtime.llama import last_errors, library
+from bq.runtime.engine import MOST_OUTPUTS, Engine
 from bq.runtime.prompt import Prompt
-from bq.runtime.sampling import Sampler, Sampling
-from bq.runtime.text_stream import TextStream
-from bq.runtime.tokenizer import Tokenizer
+from bq.runtime.sampling import F32, Logits, MakeConstraint, Sampler, Sampling, log_softmax, top_k
+from bq.runtime.text_stream import StopStrings, TextStream
 
-_ABORTED, _NO_SLOT = 2, 1  # llama_decode's results (llama.h)
+MOST_CLOSING_TOKENS = 512  # what a constrained answer may need beyond its limit to come to an end
+
+
+class Draft(Protocol):
+    """Guesses what comes next from what was there before."""
+
+    def propose(self) -> list[int]:
+        """The tokens that may come next, none where guessing does not pay."""
+
+    def observe(self, token: int) -> None:
+        """A token has come."""
+
+    def learn(self, drafted: int, accepted: int, seconds: float) -> None:
+        """A step that decoded 1 + `drafted` tokens gave 1 + `accepted` in this time."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to answer. `on_prefill` hears (tokens done, tokens in all); `cancel` stops at the next token or batch."""
+    """How to answer; None means as the release has it.
+
+    `stop`: texts that end the answer and are not part of it. `constraint` makes what the answer must obey (bq.runtime.grammar).
+    `top_tokens`: how many alternatives each step names. `draft` makes the guesser of what comes next, called with the prompt's
+    ids. `cancel` stops at the next token or batch. `on_prefill` hears (tokens done, tokens in all).
+    """
 
     sampling: Sampling | None = None
     max_tokens: int | None = None
+    stop: Sequence[str] = ()
+    constraint: MakeConstraint | None = None
+    draft: Callable[[Sequence[int]], Draft] | None = None
+    top_tokens: int = 0
     cancel: threading.Event | None = None
     on_prefill: Callable[[int, int], None] | None = None
 
@@ -43,12 +62,19 @@ class Options:
 
 @dataclass
 class Stats:
-    """Counts in tokens, times in seconds; `stop` is "" while running, then "end", "length" or "cancel"."""
+    """Counts in tokens, times in seconds.
+
+    `stop` is "" while running, then "end", "length", "stop" (a stop text came), "cancel", or "incomplete": a constrained answer
+    that found no end within its limit. `drafted` tokens were guessed,
+    `accepted` of them were right.
+    """
 
     prompt_tokens: int = 0
     reused_tokens: int = 0
     dropped_rounds: int = 0
     tokens: int = 0
+    drafted: int = 0
+    accepted: int = 0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     context_used: int = 0
@@ -59,154 +85,170 @@ class Stats:
         return self.tokens / self.decode_seconds if self.decode_seconds else 0.0
 
 
-class Engine:
-    """A context and what its KV cache holds."""
+@dataclass(frozen=True)
+class Alternative:
+    """A token that might have come: its bytes, and the natural logarithm of the probability that the model gave it."""
 
-    def __init__(self, context: Any, tokenizer: Tokenizer, size: int, ends: AbstractSet[int]) -> None:
-        self.context = context
-        self.tokenizer = tokenizer
-        self.size = size
-        self.ends = ends
-        self._cached: list[int] = []
-        self._batch = int(library().llama_n_batch(context))  # llama.cpp makes it as small as a small context
-        self._one = (library().llama_token * 1)()
-
-    def close(self) -> None:
-        """Nothing is decoded any more; the context's owner frees it."""
-        self.context = None
-
-    def is_end(self, token: int) -> bool:
-        return token in self.ends or self.tokenizer.is_end(token)
-
-    def keep_prefix(self, ids: Sequence[int]) -> int:
-        """Drop from the KV cache what `ids` do not begin with; returns how many tokens are kept.
-
-        The last id is decoded in any case, for its logits.
-        """
-        common = 0
-        for ours, theirs in zip(self._cached, ids[:-1], strict=False):
-            if ours != theirs:
-                break
-            common += 1
-        self._truncate(common)
-        return common
-
-    def _truncate(self, count: int) -> None:
-        lib = library()
-        if not lib.llama_memory_seq_rm(lib.llama_get_memory(self.context), 0, count, -1):
-            raise BqError(say("llama.cpp could not shorten its KV cache.", "llama.cpp 无法截短 KV 缓存。"))
-        del self._cached[count:]
-
-    def prefill(self, ids: Sequence[int], options: Options) -> bool:
-        """Decode `ids` after what is cached, in batches; False if it was cancelled on the way."""
-        lib = library()
-        with _abort_on(self.context, options.cancel):
-            for start in range(0, len(ids), self._batch):
-                part = ids[start : start + self._batch]
-                if options.is_cancelled or not self._decode((lib.llama_token * len(part))(*part), len(part)):
-                    self._truncate(len(self._cached))
-                    return False
-                self._cached.extend(part)
-                if options.on_prefill is not None:
-                    options.on_prefill(start + len(part), len(ids))
-        return True
-
-    def add(self, token: int) -> None:
-        """Decode one more token."""
-        self._one[0] = token
-        self._decode(self._one, 1)
-        self._cached.append(token)
-
-    @property
-    def used(self) -> int:
-        """Tokens in the KV cache."""
-        return len(self._cached)
-
-    def _decode(self, tokens: Any, count: int) -> bool:
-        lib = library()
-        result = lib.llama_decode(self.context, lib.llama_batch_get_one(tokens, count))
-        if result == 0:
-            return True
-        if result == _ABORTED:
-            return False
-        raise BqError(
-            say(
-                f"llama.cpp could not decode (result {result}{', the context is full' if result == _NO_SLOT else ''}): {last_errors()}.",
-                f"llama.cpp 解码失败（结果 {result}{'，上下文已满' if result == _NO_SLOT else ''}）：{last_errors()}。",
-            ),
-            say("Start a new conversation, or use a smaller --ctx.", "请开始新的对话，或使用更小的 --ctx。"),
-        )
+    token: int
+    piece: bytes
+    logprob: float
 
 
-class _abort_on:
-    """While prefilling, llama.cpp asks between operations whether to go on. Not while decoding: asking costs more there."""
+@dataclass(frozen=True)
+class Step:
+    """One token of an answer: the text that became whole with it, and the alternatives asked for, the likeliest first.
 
-    def __init__(self, context: Any, cancel: threading.Event | None) -> None:
-        self.context, self.cancel = context, cancel
-        self._callback: Any = None
+    The probabilities are the model's own, before penalty, temperature and cuts. `chosen` is the token itself among them.
+    The last step of an answer may have no token, only the rest of the text.
+    """
 
-    def __enter__(self) -> None:
-        if self.cancel is not None:
-            lib = library()
-            cancel = self.cancel
-            self._callback = lib.ggml_abort_callback(lambda _: cancel.is_set())
-            lib.llama_set_abort_callback(self.context, self._callback, None)
-
-    def __exit__(self, *_: object) -> None:
-        if self._callback is not None:
-            lib = library()
-            lib.llama_set_abort_callback(self.context, lib.ggml_abort_callback(), None)
+    text: str
+    token: int | None = None
+    chosen: Alternative | None = None
+    alternatives: tuple[Alternative, ...] = ()
 
 
 class Generation:
-    """One answer as it comes: iterate over its text; `stats` grows on the way."""
+    """One answer as it comes: iterate over its text, or over its `steps()`; `stats` grows on the way."""
 
     def __init__(self, engine: Engine, prompt: Prompt, options: Options) -> None:
         self._engine, self._prompt, self._options = engine, prompt, options
+        self._logits = Logits(len(engine.tokenizer))
         self.stats = Stats(prompt_tokens=len(prompt.ids), dropped_rounds=prompt.dropped_rounds)
 
     def __iter__(self) -> Iterator[str]:
-        """Pieces of text: whole characters, control characters made harmless."""
-        stats, engine = self.stats, self._engine
+        """Pieces of text: whole characters, control characters made harmless. Raises BqError if llama.cpp fails."""
+        return (step.text for step in self.steps() if step.text)
+
+    def steps(self) -> Iterator[Step]:
+        """Token by token, also those that complete no character. Raises BqError if llama.cpp fails."""
+        stats, engine, options = self.stats, self._engine, self._options
         if engine.context is None:
             raise RuntimeError("the model is closed")
         begun = time.perf_counter()
         stats.reused_tokens = engine.keep_prefix(self._prompt.ids)
-        is_ready = engine.prefill(self._prompt.ids[stats.reused_tokens :], self._options)
+        is_ready = engine.prefill(self._prompt.ids[stats.reused_tokens :], options.cancel, options.on_prefill)
         stats.prefill_seconds = time.perf_counter() - begun
         stats.context_used = engine.used
         if not is_ready:
             stats.stop = "cancel"
             return
-        sampling = self._options.sampling or Sampling()
-        sampler = Sampler(sampling, len(engine.tokenizer), engine.size, self._prompt.ids)
+        constraint = options.constraint(engine.tokenizer) if options.constraint else None
+        sampler = Sampler(options.sampling or Sampling(), len(engine.tokenizer), self._prompt.ids, constraint)
         try:
-            yield from self._decode(sampler)
+            yield from self._answer(sampler)
         finally:
             sampler.close()
             stats.stop = stats.stop or "cancel"
 
-    def _decode(self, sampler: Sampler) -> Iterator[str]:
-        stats, engine, options = self.stats, self._engine, self._options
+    def _answer(self, sampler: Sampler) -> Iterator[Step]:
+        stats, engine = self.stats, self._engine
         stream = TextStream(strip_space=engine.tokenizer.add_dummy_prefix)
-        limit = min(options.max_tokens or engine.size, engine.size - engine.used)
-        while not stats.stop:
+        stops = StopStrings(self._options.stop)
+        for token, chosen, alternatives in self._tokens(sampler):
+            text = stops.add(stream.add(engine.tokenizer.piece(token)))
+            if stops.found:
+                stats.stop = "stop"
+            yield Step(text, token, chosen, alternatives)
+        if rest := stops.finish(stream.finish()):
+            yield Step(rest)
+
+    def _tokens(self, sampler: Sampler) -> Iterator[tuple[int, Alternative | None, tuple[Alternative, ...]]]:
+        """Sample a token and give it out; decode it when the next one is wanted, so that it is seen at once."""
+        stats, engine = self.stats, self._engine
+        ahead = _Ahead(engine, stats, self._options.draft(self._prompt.ids) if self._options.draft else None)
+        limit = self._limit(engine.size - engine.used, sampler.constraint is not None)
+        output = -1
+        try:
+            while not stats.stop:
+                begun = time.perf_counter()
+                row = self._logits.row(engine.context, output).copy() if self._options.top_tokens else None
+                draw = sampler.sample if stats.tokens < limit else sampler.close_soon
+                token = draw(engine.context, output)
+                if token is None or engine.is_end(token):
+                    stats.stop = "end" if token is not None else "incomplete"
+                    break
+                stats.tokens += 1
+                stats.stop = self._reason_to_stop(sampler, limit)
+                study = self._study(row, token) if row is not None else (None, ())
+                stats.decode_seconds += time.perf_counter() - begun
+                yield (token, *study)
+                if not stats.stop and self._options.is_cancelled:
+                    stats.stop = "cancel"
+                if not stats.stop:
+                    output = ahead.after(token)
+        finally:
+            ahead.close()
+
+    def _limit(self, room: int, is_constrained: bool) -> int:
+        """Tokens that the answer may have; a constrained one keeps room to come to its end beyond that."""
+        spare = min(MOST_CLOSING_TOKENS, room // 2) if is_constrained else 0
+        return max(1, min(self._options.max_tokens or room, room - spare))
+
+    def _reason_to_stop(self, sampler: Sampler, limit: int) -> str:
+        constraint = sampler.constraint
+        if constraint is not None and constraint.must_end():
+            return "end"
+        if self.stats.tokens < limit:
+            return ""
+        if constraint is None or constraint.may_end():
+            return "length"
+        return "incomplete" if self.stats.tokens >= limit + MOST_CLOSING_TOKENS else ""
+
+    def _study(self, row: F32, token: int) -> tuple[Alternative, tuple[Alternative, ...]]:
+        tokens = [token, *map(int, top_k(row, self._options.top_tokens))]
+        piece = self._engine.tokenizer.piece
+        chosen, *others = [
+            Alternative(one, piece(one), float(logprob))
+            for one, logprob in zip(tokens, log_softmax(row, tokens), strict=True)
+        ]
+        return chosen, tuple(others)
+
+
+class _Ahead:
+    """What has been decoded beyond the last token: the guesses of a draft, as far as they turn out right."""
+
+    def __init__(self, engine: Engine, stats: Stats, draft: Draft | None) -> None:
+        self._engine, self._stats, self._draft = engine, stats, draft
+        self._guesses: list[int] = []
+        self._right = 0
+        self._seconds = 0.0  # stats.decode_seconds when the last step began
+
+    def after(self, token: int) -> int:
+        """Make the logits that follow `token` available; returns their output index."""
+        engine, stats, draft = self._engine, self._stats, self._draft
+        if draft is None:
             begun = time.perf_counter()
-            token = sampler.sample(engine.context)
-            if engine.is_end(token):
-                stats.stop = "end"
-                break
-            stats.tokens += 1
-            text = stream.add(engine.tokenizer.piece(token))
-            if stats.tokens >= limit:
-                stats.stop = "length"
-            elif options.is_cancelled:
-                stats.stop = "cancel"
-            else:
-                engine.add(token)
+            engine.add(token)
             stats.context_used = engine.used
             stats.decode_seconds += time.perf_counter() - begun
-            if text:
-                yield text
-        if rest := stream.finish():
-            yield rest
+            return -1
+        draft.observe(token)
+        if self._right < len(self._guesses) and self._guesses[self._right] == token:
+            self._right += 1
+            stats.accepted += 1
+            stats.context_used += 1
+            return self._right
+        begun = time.perf_counter()
+        draft.learn(len(self._guesses), self._right, stats.decode_seconds - self._seconds)
+        self._seconds = stats.decode_seconds
+        self.close()
+        self._guesses, self._right = draft.propose()[: self._room()], 0
+        if self._guesses:
+            engine.add_several([token, *self._guesses])
+        else:
+            engine.add(token)
+        stats.drafted += len(self._guesses)
+        stats.context_used = engine.used - len(self._guesses)
+        stats.decode_seconds += time.perf_counter() - begun
+        return 0 if self._guesses else -1
+
+    def close(self) -> None:
+        """Take back the guesses that were wrong."""
+        wrong = len(self._guesses) - self._right
+        if wrong and self._engine.context is not None:
+            self._engine.truncate(self._engine.used - wrong)
+            self._guesses = self._guesses[: self._right]
+
+    def _room(self) -> int:
+        return max(0, min(MOST_OUTPUTS, self._engine.size - self._engine.used) - 1)

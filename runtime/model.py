@@ -4,23 +4,27 @@ It drives llama.cpp's low-level calls itself: the bindings' `Llama` class detoke
 token, holds a score buffer of n_batch times the vocabulary, and cannot be stopped (bench/loop.py measures it).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
+from bq.runtime.engine import Engine
 from bq.runtime.errors import BqError, UsageError
-from bq.runtime.generation import Engine, Generation, Options
+from bq.runtime.generation import Generation, Options
 from bq.runtime.gguf_file import GgufFile
 from bq.runtime.known import describe_file, file_warnings
 from bq.runtime.language import say
 from bq.runtime.llama import library
-from bq.runtime.prompt import Message, Prompt, Roles, build_prompt
+from bq.runtime.prompt import Message, Prompt, Role, Roles, build_prompt, measure_prompt
 from bq.runtime.sampling import Sampling, sampling_of
 from bq.runtime.tokenizer import Tokenizer
 
 DEFAULT_ANSWER_TOKENS = 2048  # max_new_tokens of every Chat release
 _LEAST_ANSWER_TOKENS = 256  # a long message may shrink the room for the answer down to this
+_HEADROOM = 0.25  # of the budget, freed when rounds must go: so that it happens every few turns, not at each
+_CACHED_TEXTS = 1024
 
 _RELEASE_DEFAULTS = Options()
 
@@ -59,30 +63,41 @@ class Model:
         )
         self.warnings = file_warnings(file)
         ends = {self.roles.user} if known.variant != "base" else set()
-        self._engine = Engine(context, self.tokenizer, self.info.context, ends)
+        self._engine = Engine(context, self.tokenizer, ends)
+        self._encode = lru_cache(_CACHED_TEXTS)(self.tokenizer.encode)  # a conversation's texts come again at each turn
 
     def count(self, text: str) -> int:
         """The number of tokens of a text."""
         return len(self.tokenizer.encode(text))
 
-    def prompt(self, messages: Sequence[Message], max_tokens: int | None = None) -> Prompt:
+    def prompt(self, messages: Sequence[Message | Mapping[str, str]], max_tokens: int | None = None) -> Prompt:
         """The ids of a conversation, with room for an answer of `max_tokens` (None: the release's, or what is left).
 
         Raises BqError if the system text and the newest round do not fit.
         """
+        prompt = self.measure(messages, max_tokens)
+        return prompt if prompt.fits else build_prompt(as_messages(messages), self._encode, self.roles, prompt.budget)
+
+    def measure(self, messages: Sequence[Message | Mapping[str, str]], max_tokens: int | None = None) -> Prompt:
+        """What `prompt` would give, sizes and dropped rounds, also where it does not fit: for showing it before it is sent."""
         context = self.info.context
         room = min(max_tokens or self.info.max_new_tokens, context // 2 if max_tokens is None else context - 1)
-        try:
-            return build_prompt(messages, self.tokenizer.encode, self.roles, context - room)
-        except BqError:
-            if room <= _LEAST_ANSWER_TOKENS:
-                raise
-        return build_prompt(messages, self.tokenizer.encode, self.roles, context - _LEAST_ANSWER_TOKENS)
+        least = min(room, _LEAST_ANSWER_TOKENS, context // 4)
+        some = as_messages(messages)
+        prompt = measure_prompt(some, self._encode, self.roles, context - room, _HEADROOM)
+        return prompt if prompt.fits else measure_prompt(some, self._encode, self.roles, context - least, _HEADROOM)
 
     def chat(
-        self, messages: Sequence[Message], options: Options = _RELEASE_DEFAULTS, force: bool = False, **keywords: Any
+        self,
+        messages: Sequence[Message | Mapping[str, str]],
+        options: Options = _RELEASE_DEFAULTS,
+        force: bool = False,
+        **keywords: Any,
     ) -> Generation:
-        """Answer a conversation; keywords are the fields of Options. Raises BqError for a Base file unless forced."""
+        """Answer a conversation; keywords are the fields of Options. Messages may be mappings of "role" and "content".
+
+        Raises BqError for a Base file unless forced, and where the newest message does not fit into the context.
+        """
         if self.info.variant == "base" and not force:
             raise UsageError(
                 say(
@@ -132,3 +147,21 @@ class Model:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def as_messages(messages: Sequence[Message | Mapping[str, str]]) -> list[Message]:
+    """Messages from what may be mappings, as other programs write them. Raises UsageError for one that is none."""
+    return [one if isinstance(one, Message) else _as_message(one) for one in messages]
+
+
+def _as_message(given: Mapping[str, str]) -> Message:
+    role, content = given.get("role"), given.get("content")
+    if role not in ("system", "user", "assistant") or not isinstance(content, str) or len(given) != 2:
+        raise UsageError(
+            say(f"This is no message: {dict(given)!r:.200}.", f"这不是一条消息：{dict(given)!r:.200}。"),
+            say(
+                'A message is {"role": "system", "user" or "assistant", "content": a text}.',
+                '消息的形式为 {"role": "system"、"user" 或 "assistant", "content": 文本}。',
+            ),
+        )
+    return Message(cast(Role, role), content)

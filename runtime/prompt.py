@@ -13,13 +13,14 @@ from bq.runtime.errors import BqError
 from bq.runtime.language import say
 
 Encode = Callable[[str], list[int]]
+Role = Literal["system", "user", "assistant"]
 
 
 @dataclass(frozen=True)
 class Message:
     """One message of a conversation; "system" only as the first."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Role
     content: str
 
 
@@ -33,17 +34,53 @@ class Roles:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids ready to decode, and how many of the oldest rounds did not fit."""
+    """Token ids ready to decode, and what they are made of: sizes in tokens, rounds from the oldest to the newest.
+
+    The first `dropped_rounds` of the rounds did not fit into `budget` and are not in `ids`.
+    """
 
     ids: tuple[int, ...]
-    dropped_rounds: int
+    dropped_rounds: int = 0
+    system_tokens: int = 0
+    round_tokens: tuple[int, ...] = ()
+    budget: int = 0
+
+    @property
+    def fits(self) -> bool:
+        """Whether what must stay, the system text and the newest round, is within the budget."""
+        return len(self.ids) <= self.budget
 
 
-def build_prompt(messages: Sequence[Message], encode: Encode, roles: Roles, budget: int) -> Prompt:
-    """The ids of a conversation in at most `budget` tokens.
+def build_prompt(
+    messages: Sequence[Message], encode: Encode, roles: Roles, budget: int, headroom: float = 0.0
+) -> Prompt:
+    """As `measure_prompt`, but raises BqError where system text and newest round alone exceed the budget.
+
+    The reference would cut off their beginning, and with it the role.
+    """
+    prompt = measure_prompt(messages, encode, roles, budget, headroom)
+    if not prompt.fits:
+        raise BqError(
+            say(
+                f"The message needs {len(prompt.ids)} tokens, and there is room for {budget}.",
+                f"这条消息需要 {len(prompt.ids)} 个词元，而空间只有 {budget} 个。",
+            ),
+            say(
+                "Shorten it, or ask for a shorter answer (`--max-tokens`).",
+                "请缩短内容，或限制回答的长度（`--max-tokens`）。",
+            ),
+        )
+    return prompt
+
+
+def measure_prompt(
+    messages: Sequence[Message], encode: Encode, roles: Roles, budget: int, headroom: float = 0.0
+) -> Prompt:
+    """The ids of a conversation in `budget` tokens, and what was left out.
 
     Whole rounds are taken from the newest backwards until one does not fit; the system text and the newest round always
-    stay. Raises BqError if those two alone exceed the budget: cutting into them would cut off the role.
+    stay. `headroom` 0 is the reference's way, which drops a round at nearly every turn once the context is full; above 0,
+    that share of the budget is freed whenever rounds must go, so that the next turns find their beginning in the KV cache.
     """
     if not messages:
         raise ValueError("a conversation has at least one message")
@@ -52,20 +89,11 @@ def build_prompt(messages: Sequence[Message], encode: Encode, roles: Roles, budg
     encoded = [_encode_round(one, encode, roles) for one in rounds or [[]]]
     if messages[-1].role != "assistant":
         encoded[-1].append(roles.assistant)
-    newest = len(encoded[-1])
-    if len(system_ids) + newest > budget:
-        raise BqError(
-            say(
-                f"The message needs {len(system_ids) + newest} tokens, and there is room for {budget}.",
-                f"这条消息需要 {len(system_ids) + newest} 个词元，而空间只有 {budget} 个。",
-            ),
-            say(
-                "Shorten it, or ask for a shorter answer (`--max-tokens`).",
-                "请缩短内容，或限制回答的长度（`--max-tokens`）。",
-            ),
-        )
-    kept = _rounds_that_fit([len(ids) for ids in encoded], budget - len(system_ids))
-    return Prompt(tuple(chain(system_ids, *encoded[len(encoded) - kept :])), len(encoded) - kept)
+    sizes = [len(ids) for ids in encoded]
+    asked = [_asked_tokens(ids, roles) for ids in encoded[:-1]] + sizes[-1:]
+    first = _first_round(sizes, asked, budget - len(system_ids), headroom)
+    ids = tuple(chain(system_ids, *encoded[first:]))
+    return Prompt(ids, first, len(system_ids), tuple(sizes), budget)
 
 
 def split_rounds(messages: Sequence[Message]) -> tuple[str, list[list[Message]]]:
@@ -89,8 +117,27 @@ def _encode_round(messages: Sequence[Message], encode: Encode, roles: Roles) -> 
     return ids
 
 
+def _asked_tokens(ids: Sequence[int], roles: Roles) -> int:
+    """How many tokens of a round were there when its answer began: up to the assistant's first role id."""
+    return ids.index(roles.assistant) + 1 if roles.assistant in ids else len(ids)
+
+
+def _first_round(sizes: Sequence[int], asked: Sequence[int], budget: int, headroom: float) -> int:
+    """The first round that stays, found by going through the conversation as it was held: no state is needed for it.
+
+    `sizes` are the rounds' tokens, `asked` what each had when it was the newest and unanswered.
+    """
+    first = 0
+    target = int(budget * (1 - headroom))
+    for newest, open_size in enumerate(asked):
+        now = [*sizes[first:newest], open_size]
+        if sum(now) > budget:
+            first = newest + 1 - _rounds_that_fit(now, target)
+    return first
+
+
 def _rounds_that_fit(sizes: Sequence[int], budget: int) -> int:
-    """How many of the newest rounds fit, the newest in any case."""
+    """How many of the newest rounds fit, the newest in any case (the reference's loop)."""
     used = kept = 0
     for size in reversed(sizes):
         if kept and used + size > budget:

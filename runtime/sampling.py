@@ -1,20 +1,33 @@
-"""How the next token is drawn: the release's parameters, and llama.cpp's samplers in the order of the reference.
+"""How the next token is drawn: the release's parameters, in the order of the reference.
 
 transformers applies the repetition penalty to the whole sequence, prompt included, then temperature, top-k and top-p;
-top-k commutes with the temperature and comes first here, since it leaves less to do.
+top-k commutes with the temperature and comes first here, since it leaves less to do. Penalty and top-k are done on
+llama.cpp's own logits buffer, which costs microseconds where llama.cpp's samplers walk over all 125,696 candidates several
+times; the few candidates left go through llama.cpp's sampler chain, whose generator makes a seed mean the same everywhere.
 """
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
+from bq.runtime.errors import BqError
+from bq.runtime.language import say
 from bq.runtime.llama import library
 
 if TYPE_CHECKING:
     from bq.runtime.gguf_file import GgufFile
+    from bq.runtime.tokenizer import Tokenizer
+
+F32 = npt.NDArray[np.float32]
 
 _RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: llama.cpp draws one itself
+_COLUMNS = 1024  # top-k looks at this many column maxima first
+_FEW = 64  # up to here top-k goes by columns; beyond, numpy's partition of all logits is as good
+_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data (llama.h)
 
 
 @dataclass(frozen=True)
@@ -26,6 +39,34 @@ class Sampling:
     top_p: float = 0.85
     repeat_penalty: float = 1.05
     seed: int | None = None
+
+
+class Constraint(Protocol):
+    """What may come next, for one answer. A token is accepted only after `allows` said yes."""
+
+    def allows(self, token: int) -> bool:
+        """Whether this token may come now; nothing changes."""
+
+    def mask(self, logits: F32) -> None:
+        """Set the logits [vocab] of all tokens that may not come to -inf."""
+
+    def accept(self, token: int) -> None:
+        """The token has come."""
+
+    def may_end(self) -> bool:
+        """Whether the text so far is whole."""
+
+    def must_end(self) -> bool:
+        """Whether it is whole and nothing may follow."""
+
+    def closing(self, logits: F32) -> int | None:
+        """The token that brings the text to its end soonest, the model's logits [vocab] given; None if there is none."""
+
+    def close(self) -> None:
+        """Free what it holds."""
+
+
+MakeConstraint = Callable[["Tokenizer"], Constraint]
 
 
 def sampling_of(file: "GgufFile") -> Sampling:
@@ -44,36 +85,192 @@ def sampling_of(file: "GgufFile") -> Sampling:
     )
 
 
+class Logits:
+    """llama.cpp's output rows as numpy arrays, without a copy. A row is valid until the next decode."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
+        self._seen: dict[int, F32] = {}  # by address: llama.cpp keeps its output buffer from token to token
+
+    def row(self, context: Any, index: int) -> F32:
+        """The logits [vocab] of output `index` of the last decode, as llama_get_logits_ith counts (-1: the last)."""
+        pointer = library().llama_get_logits_ith(context, index)
+        address = ctypes.cast(pointer, ctypes.c_void_p).value
+        if address is None:
+            raise RuntimeError(f"the last decode kept no logits for output {index}")
+        row = self._seen.get(address)
+        if row is None:
+            if len(self._seen) > 256:
+                self._seen.clear()
+            buffer: Any = (ctypes.c_float * self._vocab_size).from_address(address)
+            row = self._seen[address] = np.frombuffer(buffer, np.float32)
+        return row
+
+
 class Sampler:
-    """llama.cpp's sampler chain for one answer. `window` is the context's size, for the penalty over all of it."""
+    """Draws the tokens of one answer and remembers them for the penalty. `prompt` counts for it too."""
 
-    def __init__(self, sampling: Sampling, vocab_size: int, window: int, prompt: Iterable[int]) -> None:
-        self._lib = lib = library()
-        self._chain: Any = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
-        for sampler in _chain_of(lib, sampling, vocab_size, window):
-            lib.llama_sampler_chain_add(self._chain, sampler)
-        if sampling.repeat_penalty != 1:
-            for token in prompt:
-                lib.llama_sampler_accept(self._chain, token)
+    def __init__(
+        self, sampling: Sampling, vocab_size: int, prompt: Iterable[int] = (), constraint: Constraint | None = None
+    ) -> None:
+        self.constraint = constraint
+        self._sampling = sampling
+        self._logits = Logits(vocab_size)
+        self._penalized = sampling.repeat_penalty != 1
+        self._is_seen = np.zeros(vocab_size, np.bool_)
+        self._seen = np.zeros(vocab_size, np.int64)  # the first `_seen_count` are the distinct tokens so far
+        self._seen_count = 0
+        for token in prompt:
+            self._remember(token)
+        self._chance = None if sampling.temperature <= 0 else _Chance(sampling)
 
-    def sample(self, context: Any) -> int:
-        """Draw a token from the last logits of `context` and remember it."""
-        return int(self._lib.llama_sampler_sample(self._chain, context, -1))
+    def sample(self, context: Any, index: int = -1) -> int:
+        """Draw a token from output `index` of the last decode and remember it. Raises BqError if the logits are no numbers.
+
+        The row is changed on the way (penalty): each output is sampled once.
+        """
+        return self.draw(self._logits.row(context, index))
+
+    def draw(self, logits: F32) -> int:
+        """Draw a token from logits [vocab], which are changed, and remember it."""
+        self._penalize(logits)
+        token = self._pick(logits)
+        if self.constraint is not None:
+            token = self._constrained(self.constraint, logits, token)
+        self._remember(token)
+        return token
+
+    def close_soon(self, context: Any, index: int = -1) -> int | None:
+        """Instead of `sample`, once the answer is too long: the constraint's shortest way out, None if it knows none."""
+        if self.constraint is None:
+            return None
+        token = self.constraint.closing(self._logits.row(context, index))
+        if token is not None:
+            self._remember(token)
+        return token
+
+    def _penalize(self, logits: F32) -> None:
+        """Apply the repetition penalty to logits [vocab] in place, once for each token seen (Keskar et al. 2019, CTRL, 4.1)."""
+        if self._penalized and self._seen_count:
+            seen = self._seen[: self._seen_count]
+            values = logits[seen]
+            penalty = np.float32(self._sampling.repeat_penalty)
+            logits[seen] = np.where(values > 0, values / penalty, values * penalty)
 
     def close(self) -> None:
-        """Free the chain; it is not used again."""
-        if self._chain:
-            self._lib.llama_sampler_free(self._chain)
-            self._chain = None
+        """Free the chain and the constraint; it is not used again."""
+        if self._chance is not None:
+            self._chance.close()
+            self._chance = None
+        if self.constraint is not None:
+            self.constraint.close()
+            self.constraint = None
+
+    def _pick(self, logits: F32) -> int:
+        if self._chance is None:
+            token = int(logits.argmax())
+            if logits[token] != logits[token]:
+                raise not_a_number()
+            return token
+        return self._chance.pick(logits)
+
+    def _constrained(self, constraint: Constraint, logits: F32, token: int) -> int:
+        """`token` if it is allowed, else another pick among those that are: masking all of them costs milliseconds."""
+        if not constraint.allows(token):
+            constraint.mask(logits)
+            token = self._pick(logits)
+            if logits[token] == -np.inf:
+                raise BqError(
+                    say("No token may follow here by the grammar.", "按照语法，此处没有词元可以继续。"),
+                    say("Simplify the grammar or the schema.", "请简化语法或模式。"),
+                )
+        constraint.accept(token)
+        return token
+
+    def _remember(self, token: int) -> None:
+        if self._penalized and not self._is_seen[token]:
+            self._is_seen[token] = True
+            self._seen[self._seen_count] = token
+            self._seen_count += 1
 
 
-def _chain_of(lib: Any, sampling: Sampling, vocab_size: int, window: int) -> Iterable[ctypes.c_void_p]:
-    if sampling.repeat_penalty != 1:
-        yield lib.llama_sampler_init_penalties(vocab_size, window, sampling.repeat_penalty, 0.0, 0.0)
-    if sampling.temperature <= 0:
-        yield lib.llama_sampler_init_greedy()
-        return
-    yield lib.llama_sampler_init_top_k(sampling.top_k)
-    yield lib.llama_sampler_init_temp(sampling.temperature)
-    yield lib.llama_sampler_init_top_p(sampling.top_p, 1)
-    yield lib.llama_sampler_init_dist(_RANDOM_SEED if sampling.seed is None else sampling.seed)
+class _Chance:
+    """Temperature, top-k, top-p and the draw itself, the last three by llama.cpp's sampler chain."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        lib = self._lib = library()
+        self._top_k = sampling.top_k
+        self._chain: Any = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+        seed = _RANDOM_SEED if sampling.seed is None else sampling.seed
+        for sampler in (
+            lib.llama_sampler_init_temp(sampling.temperature),
+            lib.llama_sampler_init_top_p(sampling.top_p, 1),
+            lib.llama_sampler_init_dist(seed),
+        ):
+            lib.llama_sampler_chain_add(self._chain, sampler)
+        self._candidates = np.zeros(0, _CANDIDATE)
+        self._array = lib.llama_token_data_array()
+        self._every: npt.NDArray[np.intp] | None = None
+
+    def pick(self, logits: F32) -> int:
+        is_cut = 0 < self._top_k < len(logits)
+        order = top_k(logits, self._top_k) if is_cut else self._all(len(logits))
+        if len(self._candidates) != len(order):
+            self._candidates = np.zeros(len(order), _CANDIDATE)
+        candidates, array = self._candidates, self._array
+        candidates["id"] = order
+        candidates["logit"] = values = logits[order]
+        top = values[0] if is_cut else values.max()
+        if top != top:
+            raise not_a_number()
+        array.data = ctypes.cast(candidates.ctypes.data, ctypes.POINTER(self._lib.llama_token_data))
+        array.size, array.selected, array.sorted = len(order), -1, is_cut
+        self._lib.llama_sampler_apply(self._chain, ctypes.byref(array))
+        return int(array.data[array.selected].id)
+
+    def _all(self, count: int) -> npt.NDArray[np.intp]:
+        if self._every is None:
+            self._every = np.arange(count)
+        return self._every
+
+    def close(self) -> None:
+        self._lib.llama_sampler_free(self._chain)
+
+
+def top_k(logits: F32, count: int) -> npt.NDArray[np.intp]:
+    """The indices of the `count` greatest logits, the greatest first; a NaN counts as the greatest.
+
+    For few: the logits as a matrix of _COLUMNS columns; the greatest `count` stand in the `count` columns with the
+    greatest maxima, or in the rest that fills no row.
+    """
+    count = min(count, len(logits))
+    rows = len(logits) // _COLUMNS
+    if count > _FEW or rows < 2:
+        some = np.arange(len(logits)) if count == len(logits) else np.argpartition(logits, -count)[-count:]
+    else:
+        matrix = logits[: rows * _COLUMNS].reshape(rows, _COLUMNS)
+        maxima = matrix.max(axis=0)
+        columns = np.argpartition(maxima, -count)[-count:]
+        within = (columns + _COLUMNS * np.arange(rows)[:, None]).ravel()
+        some = np.concatenate((within, np.arange(rows * _COLUMNS, len(logits))))
+    return some[np.argsort(logits[some])[::-1][:count]]
+
+
+def not_a_number() -> BqError:
+    """The error of a model whose logits are NaN."""
+    return BqError(
+        say("The model computes no numbers (NaN).", "模型计算出的不是数字（NaN）。"),
+        say(
+            "Its file is damaged, or its checkpoint was: convert or download it again.",
+            "文件或其检查点已损坏：请重新转换或下载。",
+        ),
+    )
+
+
+def log_softmax(logits: F32, tokens: Sequence[int] | npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+    """Natural logarithms of the probabilities of some tokens, computed in float64 over all logits [vocab]."""
+    wide = logits.astype(np.float64)
+    top = wide.max()
+    total: np.float64 = top + np.log(np.exp(wide - top).sum())
+    chosen: npt.NDArray[np.float64] = wide[np.asarray(tokens)] - total
+    return chosen

@@ -2,6 +2,7 @@
 
 import codecs
 import re
+from collections.abc import Sequence
 
 # C0 but tab and line feed, DEL and C1 (ESC and CSI among them), and the marks that reorder text (Unicode UAX 9).
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -40,3 +41,35 @@ class TextStream:
             self._strip_space = False
             text = text.removeprefix(" ")
         return harmless(text)
+
+
+class StopStrings:
+    """Ends a text at the first of some strings. What may be the beginning of one is held back until it is decided."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = [stop for stop in map(harmless, stops) if stop]
+        self._held = ""
+        self.found = False
+
+    def add(self, text: str) -> str:
+        """The text that may be shown, up to the stop if one is found; after that nothing more."""
+        if not self._stops or self.found:
+            return "" if self.found else text
+        held = self._held + text
+        at = min((i for i in map(held.find, self._stops) if i >= 0), default=-1)
+        self.found = at >= 0
+        keep = at if self.found else len(held) - self._open(held)
+        self._held = "" if self.found else held[keep:]
+        return held[:keep]
+
+    def finish(self, text: str = "") -> str:
+        """The last text and what was held back, if no stop came."""
+        shown = self.add(text)
+        held, self._held = self._held, ""
+        return shown + held
+
+    def _open(self, text: str) -> int:
+        """How many characters at the end of `text` may be the beginning of a stop."""
+        longest = max(map(len, self._stops)) - 1
+        ends = range(min(longest, len(text)), 0, -1)
+        return next((n for n in ends if any(stop.startswith(text[-n:]) for stop in self._stops)), 0)

@@ -34,7 +34,7 @@ def user(*contents: str) -> list[Message]:
 def ids(model: Model) -> list[int]:
     """The tokens in the KV cache."""
     assert model._engine is not None
-    return list(model._engine._cached)
+    return list(model._engine.ids)
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bq.runtime.errors import BqError
 from bq.runtime.gguf_file import GgufFile
 from bq.runtime.llama import library
-from bq.runtime.sampling import Sampler, Sampling, sampling_of
+from bq.runtime.sampling import Sampler, Sampling, log_softmax, sampling_of, top_k
 
 F64 = npt.NDArray[np.float64]
 VOCAB = 40
-WINDOW = 4096
 
 _finite = st.floats(-8, 8, width=32)
 # Values apart from each other: of equal logits at the edge of top-k or top-p, either may stay.
@@ -44,20 +44,78 @@ def reference(logits: Iterable[float], seen: Iterable[int], sampling: Sampling) 
     return shares / shares.sum()
 
 
-def chain(logits: Sequence[float], seen: Iterable[int], sampling: Sampling, window: int = WINDOW) -> tuple[F64, int]:
-    """What bq's chain makes of the same logits: probabilities, and the token it chose."""
-    lib = library()
-    data = (lib.llama_token_data * len(logits))()
-    for token, logit in enumerate(logits):
-        data[token].id, data[token].logit = token, logit
-    array = lib.llama_token_data_array(data=data, size=len(logits), selected=-1, sorted=False)
-    sampler = Sampler(sampling, len(logits), window, seen)
-    lib.llama_sampler_apply(sampler._chain, ctypes.byref(array))
-    sampler.close()
+def chain(logits: Sequence[float], seen: Iterable[int], sampling: Sampling) -> tuple[F64, int]:
+    """What bq makes of the same logits: probabilities, and the token it chose."""
+    sampler = Sampler(sampling, len(logits), seen)
+    chosen = sampler.draw(np.array(logits, np.float32))
     shares = np.zeros(len(logits))
-    for i in range(array.size):
-        shares[array.data[i].id] = array.data[i].p
-    return shares / (shares.sum() or 1), int(array.data[array.selected].id)
+    if sampler._chance is not None:
+        array = sampler._chance._array
+        for i in range(array.size):
+            shares[array.data[i].id] = array.data[i].p
+    sampler.close()
+    return shares / (shares.sum() or 1), chosen
+
+
+def llama_chain(logits: npt.NDArray[np.float32], seen: Sequence[int], sampling: Sampling, draws: int) -> list[int]:
+    """What llama.cpp's own samplers choose, all of them, walking over all candidates."""
+    lib = library()
+    chained = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+    for sampler in (
+        lib.llama_sampler_init_penalties(len(logits), 4096, sampling.repeat_penalty, 0.0, 0.0),
+        lib.llama_sampler_init_top_k(sampling.top_k),
+        lib.llama_sampler_init_temp(sampling.temperature),
+        lib.llama_sampler_init_top_p(sampling.top_p, 1),
+        lib.llama_sampler_init_dist(sampling.seed),
+    ):
+        lib.llama_sampler_chain_add(chained, sampler)
+    for token in seen:
+        lib.llama_sampler_accept(chained, token)
+    chosen = []
+    for _ in range(draws):
+        data = (lib.llama_token_data * len(logits))(*((i, float(one), 0.0) for i, one in enumerate(logits)))
+        array = lib.llama_token_data_array(data=data, size=len(logits), selected=-1, sorted=False)
+        lib.llama_sampler_apply(chained, ctypes.byref(array))
+        chosen.append(int(array.data[array.selected].id))
+        lib.llama_sampler_accept(chained, chosen[-1])
+    lib.llama_sampler_free(chained)
+    return chosen
+
+
+@pytest.mark.parametrize("vocab", [40, 1024, 2048, 5003])
+@pytest.mark.parametrize("top_k", [1, 5, 64, 65, 400])
+def test_the_same_tokens_come_as_from_llama_cpps_samplers(vocab: int, top_k: int) -> None:
+    """The same seed, penalty and cuts; the generator is theirs, the way to the candidates is ours."""
+    random = np.random.default_rng(vocab + top_k)
+    logits = (random.standard_normal(vocab) * 2).astype(np.float32)
+    seen = [int(one) for one in np.argsort(logits)[-6::2]]
+    sampling = Sampling(0.9, top_k, 0.95, 1.2, seed=7)
+    sampler = Sampler(sampling, vocab, seen)
+    ours = [sampler.draw(logits.copy()) for _ in range(12)]
+    sampler.close()
+    assert ours == llama_chain(logits, seen, sampling, 12)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(0, 0, 1, 1), Sampling(0.3), Sampling(1, 0, 1), Sampling(1, 90)])
+@pytest.mark.parametrize("where", [0, 77, 2999])
+def test_a_model_that_computes_no_numbers_is_named(sampling: Sampling, where: int) -> None:
+    logits = np.linspace(0, 1, 3000, dtype=np.float32)
+    logits[where] = np.nan
+    with pytest.raises(BqError, match="NaN"):
+        Sampler(sampling, 3000).draw(logits)
+
+
+@settings(max_examples=300, deadline=None)
+@given(size=st.integers(1, 5000), count=st.integers(1, 130), seed=st.integers(0, 99))
+def test_top_k_is_what_sorting_gives(size: int, count: int, seed: int) -> None:
+    logits = np.random.default_rng(seed).standard_normal(size).astype(np.float32)
+    assert top_k(logits, count).tolist() == np.argsort(-logits)[:count].tolist()
+
+
+def test_probabilities_of_the_model_itself() -> None:
+    logits = np.array([1.0, 2.0, 3.0, -np.inf], np.float32)
+    found = np.exp(log_softmax(logits, [2, 0, 3]))
+    assert found == pytest.approx(np.exp([3, 1, -np.inf]) / np.exp([1, 2, 3]).sum(), abs=1e-7)
 
 
 @settings(max_examples=1500, deadline=None)
@@ -88,7 +146,7 @@ def test_the_releases_defaults_are_used_as_they_are() -> None:
     assert shares == pytest.approx(reference(logits, [0], Sampling()), abs=1e-5)
 
 
-@pytest.mark.parametrize("back", [1, 63, 64, 65, 100, WINDOW])
+@pytest.mark.parametrize("back", [1, 63, 64, 65, 100, 4096])
 def test_the_penalty_reaches_the_whole_context(back: int) -> None:
     """llama.cpp's own default would forget a token after 64."""
     seen = [7, *[3] * (back - 1)]
@@ -98,16 +156,9 @@ def test_the_penalty_reaches_the_whole_context(back: int) -> None:
 
 
 def test_what_was_drawn_is_penalized_too() -> None:
-    lib = library()
-    logits = [2.0 if token == 7 else 1.9 if token == 9 else 0.0 for token in range(VOCAB)]
-    sampler = Sampler(Sampling(temperature=0, repeat_penalty=1.2), VOCAB, WINDOW, ())
-    chosen = []
-    for _ in range(3):
-        data = (lib.llama_token_data * VOCAB)(*((token, logit, 0.0) for token, logit in enumerate(logits)))
-        array = lib.llama_token_data_array(data=data, size=VOCAB, selected=-1, sorted=False)
-        lib.llama_sampler_apply(sampler._chain, ctypes.byref(array))
-        chosen.append(int(array.data[array.selected].id))
-        lib.llama_sampler_accept(sampler._chain, chosen[-1])
+    logits = np.array([2.0 if token == 7 else 1.9 if token == 9 else 0.0 for token in range(VOCAB)], np.float32)
+    sampler = Sampler(Sampling(temperature=0, repeat_penalty=1.2), VOCAB)
+    chosen = [sampler.draw(logits.copy()) for _ in range(3)]
     sampler.close()
     assert chosen == [7, 9, 7]
 
@@ -140,7 +191,7 @@ def test_draws_follow_the_probabilities() -> None:
 
 
 def test_close_twice_is_harmless() -> None:
-    sampler = Sampler(Sampling(), VOCAB, WINDOW, ())
+    sampler = Sampler(Sampling(), VOCAB)
     sampler.close()
     sampler.close()
 
