@@ -1,13 +1,15 @@
 """Reads a GGUF file's header in Python, with every claim checked, before C code sees the file.
 
 llama.cpp ends the process on a bad file; this reader raises one clear error instead. It reads metadata and the
-directory of tensors (GGUF version 2 and 3, docs/gguf.md of ggml), never the weights.
+directory of tensors (GGUF version 2 and 3, docs/gguf.md of ggml), never the weights. What a Baichuan model needs of
+them is the business of bq.runtime.structure.
 """
 
 import math
 import mmap
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,29 @@ from bq.runtime.ggml import GgmlType, block_size
 from bq.runtime.language import say
 
 MAGIC = b"GGUF"
-# MAX_ARRAY holds for all arrays of a file together: as Python objects their elements take many times their bytes.
+# MAX_ARRAY and MAX_STRING (bytes) hold for all arrays and all strings of a file together: as Python objects they take
+# many times their bytes.
 MAX_KEYS, MAX_TENSORS, MAX_ARRAY, MAX_STRING, MAX_NAME = 4096, 65536, 1 << 24, 1 << 26, 64
 DEFAULT_ALIGNMENT = 32
 _STRING, _ARRAY, _BOOL = 8, 9, 7
-# GGUF value types by number: struct format and size.
+# GGUF value types by number: struct format, and name as llama.cpp gives it (docs/gguf.md of ggml, gguf.cpp).
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_KIND_NAMES = ("u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "str", "arr", "u64", "i64", "f64")
+_HEADER_BYTES = 24  # magic, version, two counts
+# What else is found under the name of a model, by its first bytes.
+_OTHER_FILES = (
+    (b"PK\x03\x04", "a zip archive, as a PyTorch checkpoint is", "zip 压缩包（PyTorch 检查点即如此）"),
+    (b"\x80\x02", "a pickle, as an old PyTorch checkpoint is", "pickle 文件（旧的 PyTorch 检查点即如此）"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "Git LFS 指针，而非文件本身"),
+    (b"<!DOCTYPE", "a web page", "网页"),
+    (b"<html", "a web page", "网页"),
+    (b"tjgg", "a model of llama.cpp from before GGUF", "GGUF 之前的 llama.cpp 模型"),
+    (b"fmgg", "a model of llama.cpp from before GGUF", "GGUF 之前的 llama.cpp 模型"),
+    (b"lmgg", "a model of llama.cpp from before GGUF", "GGUF 之前的 llama.cpp 模型"),
+    (b"\x1f\x8b", "a gzip archive", "gzip 压缩包"),
+    (b"7z\xbc\xaf", "a 7-Zip archive", "7-Zip 压缩包"),
+    (b"\0\0\0\0\0\0\0\0", "only zeros at its beginning, as an unfinished download is", "开头全是零（下载未完成）"),
+)
 
 
 @dataclass(frozen=True)
@@ -41,12 +60,17 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class GgufFile:
-    """A checked GGUF file: metadata by key, tensors by name."""
+    """A checked GGUF file: metadata by key, tensors by name.
+
+    `kinds` has the type of each value as llama.cpp calls it, "u32" or "str", and "[f32]" for an array of them. Strings in
+    arrays keep bytes that are no UTF-8 as surrogates: two pieces that differ stay different.
+    """
 
     path: Path
     metadata: dict[str, Any]
     tensors: dict[str, TensorEntry]
     size_bytes: int
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
     def text(self, key: str, default: str = "") -> str:
         """A string value, or `default` if it is missing or of another type."""
@@ -84,9 +108,12 @@ def read_gguf(path: Path) -> GgufFile:
     """Read and check the header of `path`. Raises BqError naming what is wrong."""
     try:
         size = path.stat().st_size  # before it is opened: a named pipe would wait there for a writer
-        if size < 24:
-            raise _Bad(say(f"it has only {size} bytes", f"只有 {size} 字节"))
+        if size == 0:
+            raise _Bad(say("it is empty", "它是空的"))
         with path.open("rb") as file:
+            _refuse_other(file.read(_HEADER_BYTES))
+            if size < _HEADER_BYTES:
+                raise _Bad(say(f"it has only {size} bytes", f"只有 {size} 字节"))
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             try:
                 return _Reader(mapped, size).read(path)
@@ -111,17 +138,31 @@ def read_gguf(path: Path) -> GgufFile:
         ) from None
 
 
+def _refuse_other(head: bytes) -> None:
+    if head.startswith(MAGIC):
+        return
+    kinds = [(en, zh) for magic, en, zh in _OTHER_FILES if head.startswith(magic)]
+    if head[8:9] == b"{":
+        kinds.append(("a safetensors file", "safetensors 文件"))
+    elif head[:1] == b"{":
+        kinds.append(("JSON, as an error of a download is", "JSON（下载出错时即如此）"))
+    if kinds:
+        raise _Bad(say(f"it is {kinds[0][0]}", f"它是{kinds[0][1]}"))
+    raise _Bad(say("it does not begin with GGUF", "开头不是 GGUF"))
+
+
 class _Reader:
     def __init__(self, data: mmap.mmap, size: int) -> None:
         self.data = data
         self.size = size
         self.at = 0
-        self.elements = 0
+        self.elements = self.text_bytes = 0
 
     def read(self, path: Path) -> GgufFile:
-        if self.take(4) != MAGIC:
-            raise _Bad(say("it does not begin with GGUF", "开头不是 GGUF"))
+        self.take(len(MAGIC))
         version = self.scalar("I")
+        if version & 0xFFFF == 0 and version:
+            raise _Bad(say("it was made for big-endian machines", "它是为大端序机器生成的"))
         if version not in (2, 3):
             raise _Bad(say(f"its version is {version}, known are 2 and 3", f"版本为 {version}，只支持 2 和 3"))
         tensor_count, key_count = self.scalar("Q"), self.scalar("Q")
@@ -133,17 +174,22 @@ class _Reader:
                 )
             )
         metadata: dict[str, Any] = {}
+        kinds: dict[str, str] = {}
         for _ in range(key_count):
             key = self.string()
-            if key in metadata:
-                raise _Bad(say(f"the key {key} stands twice", f"键 {key} 重复"))
-            metadata[key] = self.value(self.scalar("I"))
+            if key in metadata or not key or "\0" in key:  # C compares keys up to a NUL
+                raise _Bad(say(f"the key {key!r} stands twice or is none", f"键 {key!r} 重复或无效"))
+            kinds[key], metadata[key] = self.value(self.scalar("I"))
         entries = [self.entry() for _ in range(tensor_count)]
         alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-        if type(alignment) is not int or not 0 < alignment <= 1 << 16 or alignment & (alignment - 1):
+        if (
+            kinds.get("general.alignment", "u32") != "u32"
+            or not 0 < alignment <= 1 << 16
+            or alignment & (alignment - 1)
+        ):
             raise _Bad(say(f"its alignment is {alignment}", f"对齐值为 {alignment}"))
         data_start = -(-self.at // alignment) * alignment
-        return GgufFile(path, metadata, self.placed(entries, data_start, alignment), self.size)
+        return GgufFile(path, metadata, self.placed(entries, data_start, alignment), self.size, kinds)
 
     def take(self, count: int) -> bytes:
         if count > self.size - self.at:
@@ -161,35 +207,58 @@ class _Reader:
 
     def string(self) -> str:
         length = self.scalar("Q")
-        if length > MAX_STRING:
-            raise _Bad(say(f"it claims a string of {length:,} bytes", f"声称有 {length:,} 字节的字符串"))
+        self.count_text(length)
         return self.take(length).decode("utf-8", "replace")
 
-    def value(self, kind: int) -> Any:
-        if kind == _STRING:
-            return self.string()
+    def count_text(self, length: int) -> None:
+        self.text_bytes += length
+        if self.text_bytes > MAX_STRING:
+            raise _Bad(say(f"it claims {self.text_bytes:,} bytes of text", f"声称有 {self.text_bytes:,} 字节的文本"))
+
+    def value(self, kind: int) -> tuple[str, Any]:
+        """The name of the type, and the value."""
         if kind == _ARRAY:
             return self.array()
+        if kind == _STRING:
+            return _KIND_NAMES[kind], self.string()
         if kind not in _SCALARS:
             raise _Bad(say(f"it holds the unknown value type {kind}", f"含有未知的值类型 {kind}"))
-        return bool(self.scalar("B")) if kind == _BOOL else self.scalar(_SCALARS[kind])
+        return _KIND_NAMES[kind], bool(self.scalar("B")) if kind == _BOOL else self.scalar(_SCALARS[kind])
 
-    def array(self) -> Any:
+    def array(self) -> tuple[str, Any]:
         kind, count = self.scalar("I"), self.scalar("Q")
         self.elements += count
         if self.elements > MAX_ARRAY:
             raise _Bad(say(f"it claims an array of {count:,}", f"声称有 {count:,} 个元素的数组"))
         if kind == _STRING:
-            return [self.string() for _ in range(count)]
+            return f"[{_KIND_NAMES[kind]}]", self.strings(count)
         if kind not in _SCALARS:
             raise _Bad(say(f"it holds an array of type {kind}", f"含有类型为 {kind} 的数组"))
         code = "B" if kind == _BOOL else _SCALARS[kind]
-        return list(struct.unpack(f"<{count}{code}", self.take(count * struct.calcsize("<" + code))))
+        values = list(struct.unpack(f"<{count}{code}", self.take(count * struct.calcsize("<" + code))))
+        return f"[{_KIND_NAMES[kind]}]", values
+
+    def strings(self, count: int) -> list[str]:
+        """An array of strings. A vocabulary has a hundred thousand, so the loop is bare."""
+        found: list[str] = []
+        data, at, length_at = self.data, self.at, struct.Struct("<Q").unpack_from
+        last = min(self.size, at + 8 * count + MAX_STRING)
+        for _ in range(count):
+            end = at + 8 + length_at(data, at)[0] if at + 8 <= last else last + 1
+            if end > last:
+                break
+            found.append(data[at + 8 : end].decode("utf-8", "surrogateescape"))
+            at = end
+        self.count_text(at - self.at - 8 * len(found))
+        self.at = at
+        if len(found) < count:
+            raise _Bad(say("its strings reach beyond its end", "其字符串超出文件末尾"))
+        return found
 
     def entry(self) -> tuple[str, GgmlType, tuple[int, ...], int]:
         name = self.string()
         dims = self.scalar("I")
-        if len(name) >= MAX_NAME or not 1 <= dims <= 4:
+        if not 0 < len(name.encode()) < MAX_NAME or "\0" in name or not 1 <= dims <= 4:
             raise _Bad(say(f"the tensor {name[:80]!r} has {dims} dimensions", f"张量 {name[:80]!r} 有 {dims} 维"))
         sizes = [self.scalar("Q") for _ in range(dims)]
         kind, offset = self.scalar("I"), self.scalar("Q")
@@ -202,23 +271,29 @@ class _Reader:
     def placed(
         self, entries: list[tuple[str, GgmlType, tuple[int, ...], int]], data_start: int, alignment: int
     ) -> dict[str, TensorEntry]:
-        """Entries with their bytes, each inside the file, aligned, and none over another."""
+        """Entries with their bytes: one behind the other in the order of the directory, as llama.cpp wants them."""
         tensors: dict[str, TensorEntry] = {}
-        end = 0
-        for name, kind, shape, offset in sorted(entries, key=lambda entry: entry[3]):
+        expected = 0
+        for name, kind, shape, offset in entries:
             weights, block_bytes = block_size(kind)
             size = math.prod(shape) // weights * block_bytes
             if name in tensors or shape[-1] % weights:
                 raise _Bad(say(f"{name} stands twice or has broken rows", f"{name} 重复或行宽不合"))
-            if offset < end or offset % alignment or data_start + offset + size > self.size:
+            start = data_start + offset
+            if offset != expected:
                 raise _Bad(
                     say(
-                        f"{name} should lie at bytes {data_start + offset:,} to {data_start + offset + size:,} of "
-                        f"{self.size:,}",
-                        f"{name} 应位于第 {data_start + offset:,} 至 {data_start + offset + size:,} 字节，"
-                        f"而文件只有 {self.size:,} 字节",
+                        f"{name} lies at byte {start:,}, and the tensor before it ends at {data_start + expected:,}",
+                        f"{name} 位于第 {start:,} 字节，而前一个张量结束于第 {data_start + expected:,} 字节",
                     )
                 )
-            tensors[name] = TensorEntry(name, kind, shape, data_start + offset, size)
-            end = offset + size
+            if start + size > self.size:
+                raise _Bad(
+                    say(
+                        f"{name} should lie at bytes {start:,} to {start + size:,} of {self.size:,}",
+                        f"{name} 应位于第 {start:,} 至 {start + size:,} 字节，而文件只有 {self.size:,} 字节",
+                    )
+                )
+            tensors[name] = TensorEntry(name, kind, shape, start, size)
+            expected = -(-(offset + size) // alignment) * alignment
         return tensors

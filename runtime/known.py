@@ -7,8 +7,6 @@ from bq.runtime.language import say
 from bq.runtime.releases import find_release
 
 _CONTROL = 3  # llama.cpp's token type
-_LEAST_CONTEXT, _MOST_CONTEXT = 64, 1 << 24
-_BYTE_PIECES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 _ROLE_IDS = (195, 196)
 # llama.cpp's file type numbers (enum llama_ftype); the rest of the names follow bq's own list in bq.convert.mixture.
 _FILE_TYPES = {
@@ -53,26 +51,6 @@ def describe_file(file: GgufFile) -> KnownFile:
         release = find_release(name) or find_release(file.path.stem)
         variant = release.variant if release else "base" if "base" in name.lower() else "chat"
     return KnownFile(name, variant, _FILE_TYPES.get(file.count("general.file_type", -1), "?"))
-
-
-def senseless_key(file: GgufFile) -> str | None:
-    """The first key whose value would make llama.cpp end the process, or None: found by trying (tests/runtime)."""
-    heads = file.count("baichuan.attention.head_count")
-    head_width = file.count("baichuan.embedding_length") // heads if heads > 0 else 0
-    pieces = file.metadata.get("tokenizer.ggml.tokens")
-    listed = pieces if isinstance(pieces, list) else []
-    sound = {
-        "baichuan.context_length": _LEAST_CONTEXT <= file.count("baichuan.context_length") <= _MOST_CONTEXT,
-        "baichuan.attention.layer_norm_rms_epsilon": 0
-        < file.number("baichuan.attention.layer_norm_rms_epsilon", 0)
-        < 1,
-        "baichuan.rope.dimension_count": file.count("baichuan.rope.dimension_count", head_width) == head_width,
-        "baichuan.expert_count": file.count("baichuan.expert_count") == 0,
-        "tokenizer.ggml.tokens": set(listed) >= _BYTE_PIECES,
-        "bq.role.user_id": 0 <= file.count("bq.role.user_id", 195) < len(listed),
-        "bq.role.assistant_id": 0 <= file.count("bq.role.assistant_id", 196) < len(listed),
-    }
-    return next((key for key, is_sound in sound.items() if not is_sound), None)
 
 
 def file_warnings(file: GgufFile) -> tuple[str, ...]:

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from bq.runtime.cpu import decode_threads
-from bq.runtime.errors import BqError, Cancelled, UsageError
+from bq.runtime.errors import BqError, Cancelled
 from bq.runtime.gguf_file import GgufFile, read_gguf
-from bq.runtime.known import senseless_key
 from bq.runtime.language import say
 from bq.runtime.llama import last_errors, library, model_params
 from bq.runtime.model import Model
+from bq.runtime.structure import ARCHITECTURE, check_structure
 
-ARCHITECTURE = "baichuan"
 _BATCH = 512
 
 
@@ -33,7 +32,7 @@ def load(path: Path, options: LoadOptions = LoadOptions(), progress: Callable[[f
     Raises BqError for a file that is damaged, no Baichuan, or too large for the memory; Cancelled if `progress` stopped it.
     """
     file = read_gguf(path)
-    _check_runs(file)
+    check_structure(file)
     lib = library()
     params = model_params()
     if options.gpu_layers is not None:
@@ -59,33 +58,6 @@ def load(path: Path, options: LoadOptions = LoadOptions(), progress: Callable[[f
         lib.llama_model_free(model)
         raise _load_failure(path)
     return Model(file, model, context)
-
-
-def _check_runs(file: GgufFile) -> None:
-    architecture = file.text("general.architecture", "?")
-    if architecture != ARCHITECTURE:
-        raise UsageError(
-            say(
-                f"{file.path.name} is a {architecture} model; bq runs Baichuan models.",
-                f"{file.path.name} 是 {architecture} 模型；bq 运行 Baichuan 模型。",
-            ),
-            say("Use llama.cpp itself for it.", "请直接使用 llama.cpp。"),
-        )
-    blocks = file.count(f"{ARCHITECTURE}.block_count")
-    if blocks not in (32, 40):
-        raise BqError(
-            say(
-                f"{file.path.name} has {blocks} blocks; llama.cpp would run it without positions.",
-                f"{file.path.name} 有 {blocks} 块；llama.cpp 运行时会丢失位置信息。",
-            ),
-            say("Only 32 blocks (7B) and 40 (13B) work.", "只支持 32 块（7B）与 40 块（13B）。"),
-        )
-    key = senseless_key(file)
-    if key is not None:
-        raise BqError(
-            say(f"{file.path.name} has a senseless {key}.", f"{file.path.name} 的 {key} 没有意义。"),
-            say("Convert the checkpoint again with `bq convert`.", "请用 `bq convert` 重新转换检查点。"),
-        )
 
 
 def _context_params(lib: Any, file: GgufFile, options: LoadOptions) -> Any:
