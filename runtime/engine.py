@@ -17,7 +17,7 @@ from bq.runtime.tokenizer import Tokenizer
 MOST_OUTPUTS = (
     32  # positions of one decode whose logits are kept: parallel sequences, or a draft and the token before it
 )
-_NO_SLOT, _ABORTED = 1, 2  # llama_decode's results (llama.h)
+NO_SLOT, ABORTED = 1, 2  # llama_decode's results (llama.h)
 
 
 class Engine:
@@ -96,7 +96,7 @@ class Engine:
         """Decode `ids` after what is there, in batches; False if it was cancelled on the way, the cache then as it was
         after the last whole batch. `on_progress` hears (tokens done, tokens in all)."""
         lib = library()
-        with _abort_on(self.context, cancel):
+        with abort_on(self.context, cancel):
             for start in range(0, len(ids), self._batch_size):
                 part = ids[start : start + self._batch_size]
                 tokens = (lib.llama_token * len(part))(*part)  # held here: the batch only points to it
@@ -134,14 +134,14 @@ class Engine:
         if result == 0:
             return True
         self.truncate(len(self._ids))
-        if result == _ABORTED:
+        if result == ABORTED:
             return False
         raise decode_error(result)
 
 
 def decode_error(result: int) -> BqError:
     """What a result of llama_decode other than 0 and 2 means."""
-    full = result == _NO_SLOT
+    full = result == NO_SLOT
     detail = last_errors()
     return BqError(
         say(
@@ -152,7 +152,7 @@ def decode_error(result: int) -> BqError:
     )
 
 
-class _abort_on:
+class abort_on:
     """While prefilling, llama.cpp asks between operations whether to go on (on the CPU; a GPU stops between batches).
 
     Not while decoding: a token is short, and asking costs more there.
