@@ -6,7 +6,8 @@ token, holds a score buffer of n_batch times the vocabulary, and cannot be stopp
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
@@ -19,6 +20,8 @@ from bq.runtime.language import say
 from bq.runtime.llama import library
 from bq.runtime.prompt import Message, Prompt, Role, Roles, build_prompt, measure_prompt
 from bq.runtime.sampling import Sampling, sampling_of
+from bq.runtime.session import ModelSource, Session, restore, save
+from bq.runtime.session_file import Fingerprint, SessionFile, open_session
 from bq.runtime.tokenizer import Tokenizer
 
 DEFAULT_ANSWER_TOKENS = 2048  # max_new_tokens of every Chat release
@@ -62,6 +65,7 @@ class Model:
             max_new_tokens=max(0, file.count("bq.max_new_tokens")) or DEFAULT_ANSWER_TOKENS,
         )
         self.warnings = file_warnings(file)
+        self._source = ModelSource.of(file, known.name)
         ends = {self.roles.user} if known.variant != "base" else set()
         self._engine = Engine(context, self.tokenizer, ends)
         self._encode = lru_cache(_CACHED_TEXTS)(self.tokenizer.encode)  # a conversation's texts come again at each turn
@@ -130,6 +134,32 @@ class Model:
         if self._engine is None:
             raise RuntimeError("the model is closed")
         return Generation(self._engine, prompt, options.with_defaults(self.info.sampling, self.info.max_new_tokens))
+
+    def save_session(self, path: Path, messages: Sequence[Message | Mapping[str, str]], with_cache: bool = True) -> int:
+        """Write a conversation, and the KV cache as it stands, to a file; returns how many tokens of cache it holds.
+
+        The file is replaced only by a whole one. Raises BqError if it cannot be written.
+        """
+        if self._engine is None:
+            raise RuntimeError("the model is closed")
+        return save(self._engine if with_cache else None, self.fingerprint, path, as_messages(messages))
+
+    def restore_session(self, session: Path | SessionFile) -> Session:
+        """The messages of a session, and its KV cache filled into the model where it belongs to it.
+
+        Where it does not, `note` says why, and the next answer reads the messages anew. Raises BqError for a damaged file.
+        """
+        if self._engine is None:
+            raise RuntimeError("the model is closed")
+        if isinstance(session, SessionFile):
+            return restore(self._engine, self.fingerprint, session)
+        with open_session(session) as opened:
+            return restore(self._engine, self.fingerprint, opened)
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """What tells this model's file from others."""
+        return self._source.fingerprint()
 
     def close(self) -> None:
         """Free the memory; the model is not used again."""
