@@ -1,0 +1,195 @@
+"""Chooses how a model is loaded: what goes to the GPU, how long the context is, in which type keys and values are kept.
+
+A pure function of the file's shape, the machine and what the user wants. Given options are never changed. The order of
+preference: all on the GPU with the whole context in f16; keys and values in q8_0, which loses next to nothing; a shorter
+context; fewer layers on the GPU; the CPU alone. What comes after the first choice is tried when an allocation fails.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from bq.runtime.cpu import Cores, threads_for
+from bq.runtime.devices import Device, choose_devices
+from bq.runtime.engine import MOST_OUTPUTS
+from bq.runtime.host import Memory
+from bq.runtime.memory import HOST, KV_TYPES, MIB, Estimate, Setting, Shape, estimate
+
+DEFAULT_BATCH = 512
+# No shorter by itself: half of it is the room for an answer, and the other half a question of a page.
+LEAST_CONTEXT = 2048
+_CONTEXT_STEP = 512
+_GPU_MARGIN = 1024 * MIB  # llama.cpp's own fit leaves as much: the driver, cuBLAS and the desktop take some of it
+_HOST_MARGIN = 512 * MIB
+_GPU_SHARE, _HOST_SHARE = 8, 16  # the margin is at most this part of a small device's memory
+_SMALLER = 0.9  # a next try takes at most this part of the last one's memory, so that tries are few
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How to load; None lets bq choose, anything else is obeyed.
+
+    ctx in tokens, for all parallel sequences together; gpu_layers as llama.cpp counts them, the output as one more; kv "f16"
+    or "q8_0"; device as "CUDA0,CUDA1" or "cpu"; n_seq parallel sequences in one cache; outputs: positions of one decode
+    whose logits are kept; force_fit loads even where the memory seems too short.
+    """
+
+    ctx: int | None = None
+    threads: int | None = None
+    gpu_layers: int | None = None
+    kv: str | None = None
+    batch: int | None = None
+    device: str | None = None
+    mmap: bool | None = None
+    mlock: bool = False
+    n_seq: int = 1
+    outputs: int = MOST_OUTPUTS
+    force_fit: bool = False
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to load a model into."""
+
+    devices: tuple[Device, ...]
+    memory: Memory
+    cores: Cores
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One way to load a model, what it will take, and what is free for it (device name, bytes)."""
+
+    setting: Setting
+    devices: tuple[str, ...]
+    threads: int
+    threads_batch: int
+    mmap: bool | None
+    mlock: bool
+    estimate: Estimate
+    free: tuple[tuple[str, int], ...]
+    layers: int  # that could be on a GPU: the blocks and the output
+
+    def free_of(self, device: str) -> int:
+        """Bytes free on a device before loading."""
+        return dict(self.free).get(device, 0)
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """A device that a plan does not fit into; bytes."""
+
+    device: str
+    needed: int
+    free: int
+
+
+def plans(shape: Shape, machine: Machine, options: LoadOptions) -> list[Plan]:
+    """The best way that fits, and smaller ones for when it fails after all. Empty if nothing fits."""
+    gpus = _gpus(machine, options)
+    fitting = [
+        plan
+        for setting in dict.fromkeys(settings(shape, bool(gpus), options))
+        if not shortages(plan := make_plan(shape, setting, machine, options), machine, options)
+    ]
+    return list(_thinned(fitting))
+
+
+def smallest_plan(shape: Shape, machine: Machine, options: LoadOptions) -> Plan:
+    """What takes the least of all ways that the options allow, whether it fits or not."""
+    gpus = _gpus(machine, options)
+    ways = [make_plan(shape, one, machine, options) for one in settings(shape, bool(gpus), options)]
+    return min(ways, key=lambda plan: plan.estimate.of(HOST).total)
+
+
+def settings(shape: Shape, has_gpu: bool, options: LoadOptions) -> Iterator[Setting]:
+    """All ways that the options allow, the best first."""
+    longest = shape.trained * options.n_seq if options.n_seq > 1 else shape.trained
+    context = min(options.ctx, longest) if options.ctx else shape.trained
+    shorter = [] if options.ctx else _shorter(context)
+    kinds = [options.kv] if options.kv else list(KV_TYPES)
+    layers = len(shape.blocks) + 1
+    base = Setting(
+        ctx=context,
+        kv=kinds[0],
+        gpu_layers=0,
+        batch=options.batch or DEFAULT_BATCH,
+        sequences=options.n_seq,
+        outputs=options.outputs,
+    )
+    given = options.gpu_layers
+    counts = [min(given, layers)] if given is not None else [layers, 0]
+    if not has_gpu:
+        counts = [0]
+    for count in counts:
+        if count == 0 and counts[0]:
+            small = replace(base, kv=kinds[-1])
+            yield from (
+                replace(small, ctx=c, gpu_layers=n) for c in [context, *shorter] for n in range(layers - 1, 0, -1)
+            )
+        yield from (replace(base, kv=kind, gpu_layers=count) for kind in kinds)
+        yield from (replace(base, kv=kinds[-1], ctx=c, gpu_layers=count) for c in shorter)
+
+
+def make_plan(shape: Shape, setting: Setting, machine: Machine, options: LoadOptions) -> Plan:
+    """A setting with its estimate and the rest that follows from the machine."""
+    gpus = _gpus(machine, options) if setting.gpu_layers else ()
+    found = estimate(shape, setting, gpus)
+    layers = len(shape.blocks) + 1
+    # With all layers on a GPU the CPU only looks up embeddings.
+    threads = options.threads or (
+        1 if setting.gpu_layers >= layers else threads_for(found.of(HOST).weights, machine.cores)
+    )
+    return Plan(
+        setting=setting,
+        devices=tuple(gpu.name for gpu in gpus),
+        threads=threads,
+        threads_batch=threads,
+        mmap=options.mmap,
+        mlock=options.mlock,
+        estimate=found,
+        free=((HOST, machine.memory.available_bytes), *((gpu.name, gpu.free_bytes) for gpu in gpus)),
+        layers=layers,
+    )
+
+
+def shortages(plan: Plan, machine: Machine, options: LoadOptions) -> list[Shortage]:
+    """The devices that a plan does not fit into, the margin that stays free included."""
+    by_name = {device.name: device for device in machine.devices}
+    gpus = [by_name[name] for name in plan.devices]
+    found = []
+    if options.gpu_layers is None:
+        found = [_gpu_shortage(plan, gpu) for gpu in gpus]
+    shared = sum(plan.estimate.of(gpu.name).total for gpu in gpus if gpu.shares_memory)
+    return [one for one in (*found, _host_shortage(plan, machine.memory, shared)) if one]
+
+
+def _gpu_shortage(plan: Plan, gpu: Device) -> Shortage | None:
+    needed = plan.estimate.of(gpu.name).total
+    budget = gpu.free_bytes - min(_GPU_MARGIN, gpu.total_bytes // _GPU_SHARE)
+    return Shortage(gpu.name, needed, gpu.free_bytes) if needed > budget else None
+
+
+def _host_shortage(plan: Plan, memory: Memory, shared: int) -> Shortage | None:
+    """Mapped weights count too: they can be dropped, but would be read again for every token."""
+    needed = plan.estimate.of(HOST).total + shared
+    budget = memory.available_bytes - min(_HOST_MARGIN, memory.total_bytes // _HOST_SHARE)
+    return Shortage(HOST, needed, memory.available_bytes) if memory.total_bytes and needed > budget else None
+
+
+def _gpus(machine: Machine, options: LoadOptions) -> tuple[Device, ...]:
+    return () if options.gpu_layers == 0 else choose_devices(machine.devices, options.device)
+
+
+def _shorter(context: int) -> list[int]:
+    return list(range((context - 1) // _CONTEXT_STEP * _CONTEXT_STEP, LEAST_CONTEXT - 1, -_CONTEXT_STEP))
+
+
+def _thinned(ways: Sequence[Plan]) -> Iterator[Plan]:
+    """The first, and each after it that takes clearly less of the GPUs' memory, or of the host's where no GPU is left."""
+    last: tuple[int, int] | None = None
+    for plan in ways:
+        host = plan.estimate.of(HOST).total
+        gpu = plan.estimate.total - host
+        if last is None or (gpu <= _SMALLER * last[0] if last[0] else host <= _SMALLER * last[1]):
+            last = (gpu, host)
+            yield plan
