@@ -19,8 +19,16 @@ if TYPE_CHECKING:
 MAX_INPUT_BYTES = 16 << 20
 
 
-def answer(given: dict[str, Any], start: Callable[["Model", dict[str, Any]], "Generation"]) -> int:
-    """Load the model, print what `start` generates, and return the exit status: 0, or 130 if it was interrupted."""
+def answer(
+    given: dict[str, Any],
+    start: Callable[["Model", dict[str, Any]], "Generation"],
+    finish: Callable[["Model", str], None] = lambda model, text: None,
+    show: Callable[["Generation"], str] | None = None,
+) -> int:
+    """Load the model, print what `start` generates, and return the exit status: 0, or 130 if it was interrupted.
+
+    `finish` hears the whole text, unless it was interrupted.
+    """
     from bq.runtime.load import load
     from bq.tui.chosen_model import choose_model, remember_model
     from bq.tui.commands.options import load_options, sampling
@@ -36,18 +44,28 @@ def answer(given: dict[str, Any], start: Callable[["Model", dict[str, Any]], "Ge
             {
                 "sampling": sampling(given, model.info.sampling),
                 "max_tokens": given["max_tokens"],
+                "stop": given["stop"],
                 "cancel": cancel,
             },
         )
-        for text in generation:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        sys.stdout.write("\n")
-        sys.stdout.flush()
+        said = (show or show_text)(generation)
         _report(generation, given["stats"])
         if generation.stats.stop == "cancel":
             raise Cancelled(say("The answer was stopped.", "回答已停止。"))
+        finish(model, said)
     return 0
+
+
+def show_text(generation: "Generation") -> str:
+    """Print an answer as it comes, and a line's end; returns it."""
+    said = []
+    for text in generation:
+        said.append(text)
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+    return "".join(said)
 
 
 @contextmanager
@@ -78,10 +96,10 @@ def _report(generation: "Generation", show: bool) -> None:
         prefill = (stats.prompt_tokens - stats.reused_tokens) / stats.prefill_seconds if stats.prefill_seconds else 0.0
         print(
             say(
-                f"prompt {stats.prompt_tokens} tokens, {prefill:.1f} tokens/s; answer {stats.tokens} tokens, "
-                f"{stats.tokens_per_second:.1f} tokens/s; context {stats.context_used}; stop: {stats.stop}",
-                f"提示 {stats.prompt_tokens} 词元，{prefill:.1f} 词元/秒；回答 {stats.tokens} 词元，"
-                f"{stats.tokens_per_second:.1f} 词元/秒；上下文 {stats.context_used}；结束原因：{stats.stop}",
+                f"prompt {stats.prompt_tokens} tokens, {stats.reused_tokens} reused, {prefill:.1f} tokens/s; "
+                f"answer {stats.tokens} tokens, {stats.tokens_per_second:.1f} tokens/s; context {stats.context_used}; stop: {stats.stop}",
+                f"提示 {stats.prompt_tokens} 词元，复用 {stats.reused_tokens}，{prefill:.1f} 词元/秒；"
+                f"回答 {stats.tokens} 词元，{stats.tokens_per_second:.1f} 词元/秒；上下文 {stats.context_used}；结束原因：{stats.stop}",
             ),
             file=sys.stderr,
         )

@@ -1,13 +1,14 @@
 """The prompt is the official one: same ids, same rounds left out; where the official code would cut, bq never does."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bq.runtime.errors import BqError
-from bq.runtime.prompt import Message, Roles, build_prompt
+from bq.runtime.prompt import Message, Roles, build_prompt, measure_prompt
 from tests.runtime.conftest import Pair
 
 USER, ASSISTANT = 195, 196
@@ -74,6 +75,58 @@ def test_any_conversation_gives_the_official_ids(
     else:
         with pytest.raises(BqError, match=r"needs \d+ tokens, and there is room for"):
             build_prompt(messages, encode, Roles(), max_input)
+
+
+_lengths = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=30)
+
+
+def held(lengths: Sequence[tuple[int, int]], turn: int) -> list[Message]:
+    """A conversation as it stood when the user had asked for the `turn`-th time."""
+    messages = []
+    for number, (asked, answered) in enumerate(lengths[: turn + 1]):
+        messages.append(Message("user", chr(97 + number % 26) * asked))
+        messages.append(Message("assistant", "z" * answered))
+    return messages[:-1]
+
+
+@settings(max_examples=500, deadline=None)
+@given(lengths=_lengths, max_input=st.integers(12, 80), headroom=st.sampled_from([0.1, 0.25, 0.5]))
+def test_rounds_go_in_blocks_each_as_the_official_way_would_drop_them(
+    lengths: list[tuple[int, int]], max_input: int, headroom: float
+) -> None:
+    """Held turn by turn, with a memory: what fits stays as it is; else the official way for a smaller budget decides."""
+    first = 0
+    for turn in range(len(lengths)):
+        messages = held(lengths, turn)
+        rest = messages[2 * first :]
+        ids, _, _ = official(rest, 1 << 30)
+        if len(ids) > max_input:
+            ids, dropped, kept = official(rest, int(max_input * (1 - headroom)) - 1)  # -1: the last role id counts too
+            first += dropped
+            ids, _, _ = official(messages[2 * first :], 1 << 30)
+            assert kept == turn + 1 - first
+        prompt = build_prompt(messages, encode, Roles(), max_input, headroom)
+        assert (list(prompt.ids), prompt.dropped_rounds) == (ids, first)
+        assert sum(prompt.round_tokens[first:]) + prompt.system_tokens == len(prompt.ids) <= max_input
+
+
+def _new_beginnings(headroom: float) -> int:
+    """At how many of 60 turns the prompt does not begin with the one before."""
+    lengths = [(3, 5)] * 60
+    prompts = [build_prompt(held(lengths, turn), encode, Roles(), 100, headroom).ids for turn in range(60)]
+    return sum(after[: len(before)] != before for before, after in pairwise(prompts))
+
+
+def test_dropping_in_blocks_keeps_the_beginning_for_most_turns() -> None:
+    assert _new_beginnings(0) == 50
+    assert _new_beginnings(0.25) <= 18
+
+
+def test_what_does_not_fit_can_be_measured() -> None:
+    messages = [Message("system", "ss"), *held([(3, 3), (9, 0)], 1)]
+    prompt = measure_prompt(messages, encode, Roles(), 11)
+    assert (prompt.fits, prompt.dropped_rounds, prompt.system_tokens, prompt.round_tokens) == (False, 1, 2, (8, 11))
+    assert measure_prompt(messages, encode, Roles(), 13).fits
 
 
 def test_a_message_that_just_fits_stays_whole_and_one_more_token_is_refused() -> None:

@@ -1,12 +1,13 @@
 """`bq complete`: a Base model goes on with a text."""
 
+from functools import partial
 from typing import Any
 
 import click
 
 from bq.runtime.language import say
 from bq.tui.answer import answer, piped_text
-from bq.tui.commands.options import model_options, sampling_options
+from bq.tui.commands.options import model_options, sampling_options, stop_option
 
 
 @click.command(
@@ -18,8 +19,33 @@ from bq.tui.commands.options import model_options, sampling_options
 @click.argument("text", required=False)
 @model_options
 @sampling_options
+@stop_option
+@click.option(
+    "--top-tokens",
+    type=click.IntRange(1, 1000),
+    help=say(
+        "A line for each token: its probability, and this many of the likeliest with theirs.",
+        "每个词元一行：其概率，以及概率最高的若干个候选。",
+    ),
+)
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help=say("With --top-tokens: a JSON object for each token.", "与 --top-tokens 合用：每个词元输出一个 JSON 对象。"),
+)
 @click.option("--stats", is_flag=True, help=say("Print counts and speed to stderr.", "在 stderr 输出计数与速度。"))
-def command(text: str | None, **given: Any) -> int:
+def command(text: str | None, top_tokens: int | None, as_json: bool, **given: Any) -> int:
     """Complete the text."""
     start = text if text is not None else piped_text()
-    return answer(given, lambda model, options: model.complete(start, **options))
+    if as_json and top_tokens is None:
+        raise click.UsageError(say("--json goes with --top-tokens.", "--json 需与 --top-tokens 合用。"))
+    if top_tokens is None:
+        return answer(given, lambda model, options: model.complete(start, **options))
+    from bq.tui.study import show_steps
+
+    return answer(
+        given,
+        lambda model, options: model.complete(start, top_tokens=top_tokens, **options),
+        show=partial(show_steps, as_json=as_json),
+    )

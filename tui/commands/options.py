@@ -88,6 +88,29 @@ def sampling_options(function: F) -> F:
     return function
 
 
+def stop_option(function: F) -> F:
+    """--stop."""
+    return click.option(
+        "--stop",
+        multiple=True,
+        help=say(
+            "End the answer before this text; may be given several times.", "在此文本之前结束回答；可多次指定。"
+        ),
+    )(function)
+
+
+def session_option(function: F) -> F:
+    """--session."""
+    return click.option(
+        "--session",
+        metavar="FILE",
+        help=say(
+            "Go on with the conversation in this file, and keep it there with what the model has read.",
+            "接着此文件中的对话，并把对话与模型已读的内容保存在其中。",
+        ),
+    )(function)
+
+
 def load_options(given: dict[str, Any]) -> "LoadOptions":
     """The LoadOptions of the command's arguments."""
     from bq.runtime.load import LoadOptions
