@@ -8,9 +8,9 @@ from typing import Any
 
 from bq.convert.checkpoint import Checkpoint, read_json
 from bq.convert.config import ModelConfig
-from bq.convert.vocabulary import ASSISTANT_ROLE, USER_ROLE
 from bq.runtime.errors import BqError
 from bq.runtime.language import Both, say
+from bq.runtime.prompt import Roles
 from bq.runtime.releases import Release, find_release, releases
 from bq.runtime.sampling import Sampling
 
@@ -59,9 +59,10 @@ def identify(
 
 def read_roles(settings: Mapping[str, Any]) -> tuple[int, int]:
     """The ids that begin a user's and an assistant's message, those of every release where none are given."""
+    usual = Roles()
     return (
-        int(_setting(settings, "user_token_id", USER_ROLE, 0)),
-        int(_setting(settings, "assistant_token_id", ASSISTANT_ROLE, 0)),
+        int(_setting(settings, "user_token_id", usual.user, 0)),
+        int(_setting(settings, "assistant_token_id", usual.assistant, 0)),
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from bq.runtime.errors import UsageError
 from bq.runtime.ggml import GgmlType, block_size
+from bq.runtime.known import FileType
 from bq.runtime.language import say
 
 T = GgmlType
@@ -13,35 +14,39 @@ T = GgmlType
 
 @dataclass(frozen=True)
 class Mixture:
-    """A file type: its name, llama.cpp's number for it (enum llama_ftype), and the type most tensors get."""
+    """A file type, and the type most tensors get."""
 
-    name: str
-    file_type: int
+    file_type: FileType
     default: GgmlType
+
+    @property
+    def name(self) -> str:
+        """Its name, as users give it."""
+        return self.file_type.name
 
 
 _ALL = (
-    Mixture("F32", 0, T.F32),
-    Mixture("F16", 1, T.F16),
-    Mixture("BF16", 32, T.BF16),
-    Mixture("Q8_0", 7, T.Q8_0),
-    Mixture("Q6_K", 18, T.Q6_K),
-    Mixture("Q5_K_M", 17, T.Q5_K),
-    Mixture("Q5_K_S", 16, T.Q5_K),
-    Mixture("Q5_1", 9, T.Q5_1),
-    Mixture("Q5_0", 8, T.Q5_0),
-    Mixture("Q4_K_M", 15, T.Q4_K),
-    Mixture("Q4_K_S", 14, T.Q4_K),
-    Mixture("Q4_1", 3, T.Q4_1),
-    Mixture("Q4_0", 2, T.Q4_0),
-    Mixture("IQ4_NL", 25, T.IQ4_NL),
-    Mixture("IQ4_XS", 30, T.IQ4_XS),
-    Mixture("Q3_K_L", 13, T.Q3_K),
-    Mixture("Q3_K_M", 12, T.Q3_K),
-    Mixture("Q3_K_S", 11, T.Q3_K),
-    Mixture("IQ3_M", 27, T.IQ3_S),
-    Mixture("IQ3_S", 26, T.IQ3_S),
-    Mixture("Q2_K", 10, T.Q2_K),
+    Mixture(FileType.F32, T.F32),
+    Mixture(FileType.F16, T.F16),
+    Mixture(FileType.BF16, T.BF16),
+    Mixture(FileType.Q8_0, T.Q8_0),
+    Mixture(FileType.Q6_K, T.Q6_K),
+    Mixture(FileType.Q5_K_M, T.Q5_K),
+    Mixture(FileType.Q5_K_S, T.Q5_K),
+    Mixture(FileType.Q5_1, T.Q5_1),
+    Mixture(FileType.Q5_0, T.Q5_0),
+    Mixture(FileType.Q4_K_M, T.Q4_K),
+    Mixture(FileType.Q4_K_S, T.Q4_K),
+    Mixture(FileType.Q4_1, T.Q4_1),
+    Mixture(FileType.Q4_0, T.Q4_0),
+    Mixture(FileType.IQ4_NL, T.IQ4_NL),
+    Mixture(FileType.IQ4_XS, T.IQ4_XS),
+    Mixture(FileType.Q3_K_L, T.Q3_K),
+    Mixture(FileType.Q3_K_M, T.Q3_K),
+    Mixture(FileType.Q3_K_S, T.Q3_K),
+    Mixture(FileType.IQ3_M, T.IQ3_S),
+    Mixture(FileType.IQ3_S, T.IQ3_S),
+    Mixture(FileType.Q2_K, T.Q2_K),
 )
 MIXTURES = {mixture.name: mixture for mixture in _ALL}
 DEFAULT_MIXTURE = "Q4_K_M"

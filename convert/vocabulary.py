@@ -12,11 +12,10 @@ from typing import Any
 from bq.convert.checkpoint import read_json, refuse_pointer
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
+from bq.runtime.prompt import Roles
+from bq.runtime.releases import role_generation
 
 MAX_MODEL_BYTES = 64 << 20
-USER_ROLE, ASSISTANT_ROLE = 195, 196  # generation_config.json of every Chat release
-# The pieces at 195 and 196 tell the generations apart (tokenizer.model of each).
-ROLE_PIECES = {1: ("<reserved_102>", "<reserved_103>"), 2: ("<reserved_106>", "<reserved_107>")}
 _BPE = 2  # TrainerSpec.ModelType
 _SPACE = "\u2581"  # SentencePiece writes a space as this mark
 
@@ -49,10 +48,12 @@ class Vocabulary:
     added: int  # pieces that a fine-tune added
     model_path: Path
 
-    def role_generation(self, user: int = USER_ROLE, assistant: int = ASSISTANT_ROLE) -> int | None:
-        """1 or 2 by the names of the role pieces, None if they are others."""
-        names = (self.pieces[user], self.pieces[assistant]) if len(self.pieces) > max(user, assistant) else None
-        return next((generation for generation, pair in ROLE_PIECES.items() if pair == names), None)
+    def role_generation(self) -> int | None:
+        """1 or 2 by the names of the pieces at the usual role ids, None if they are others."""
+        roles = Roles()
+        if len(self.pieces) <= max(roles.user, roles.assistant):
+            return None
+        return role_generation(self.pieces[roles.user], self.pieces[roles.assistant])
 
 
 def read_vocabulary(folder: Path, rows: int, roles: tuple[int, int]) -> Vocabulary:

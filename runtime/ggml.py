@@ -47,6 +47,9 @@ class GgmlType(IntEnum):
     TQ2_0 = 35
 
 
+_FLOATS = {GgmlType.F32: np.float32, GgmlType.F16: np.float16, GgmlType.BF16: np.uint16}  # bfloat16 as its bits
+
+
 def library_folder() -> Path:
     """The folder that holds libggml-base and libllama. Raises BqError if llama-cpp-python is not installed."""
     spec = importlib.util.find_spec("llama_cpp")
@@ -126,6 +129,22 @@ def widen(source: npt.NDArray[np.generic], target: npt.NDArray[np.float32]) -> N
         return
     function = _ggml().ggml_fp16_to_fp32_row if source.dtype == np.float16 else _ggml().ggml_bf16_to_fp32_row
     function(source.ctypes.data, target.ctypes.data, source.size)
+
+
+def dequantize(kind: GgmlType, packed: npt.NDArray[np.uint8], columns: int) -> npt.NDArray[np.float32]:
+    """Packed rows [n, row_bytes] of any type -> [n, columns] float32."""
+    wide = np.empty((len(packed), columns), np.float32)
+    if packed.shape != (len(packed), row_bytes(kind, columns)):
+        raise ValueError(f"{packed.shape} bytes are no rows of {columns} weights of {kind.name}")
+    source = np.ascontiguousarray(packed)
+    if kind in _FLOATS:
+        widen(source.view(_FLOATS[kind]), wide)
+        return wide
+    # The names of ggml-quants.h: dequantize_row_q4_K, dequantize_row_iq4_nl.
+    function = getattr(_ggml(), f"dequantize_row_{kind.name.lower().replace('_k', '_K')}")
+    function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64], None
+    function(source.ctypes.data, wide.ctypes.data, wide.size)
+    return wide
 
 
 def quantize(kind: GgmlType, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

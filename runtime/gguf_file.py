@@ -25,7 +25,7 @@ MAGIC = b"GGUF"
 # MAX_ARRAY and MAX_STRING (bytes) hold for all arrays and all strings of a file together: as Python objects they take
 # many times their bytes.
 MAX_KEYS, MAX_TENSORS, MAX_ARRAY, MAX_STRING, MAX_NAME = 4096, 65536, 1 << 24, 1 << 26, 64
-DEFAULT_ALIGNMENT = 32
+DEFAULT_ALIGNMENT = 32  # also the least: llama.cpp ends the process where a mapped tensor has less (ggml-impl.h)
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 # GGUF value types by number: struct format, and name as llama.cpp gives it (docs/gguf.md of ggml, gguf.cpp).
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -184,7 +184,7 @@ class _Reader:
         alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if (
             kinds.get("general.alignment", "u32") != "u32"
-            or not 0 < alignment <= 1 << 16
+            or not DEFAULT_ALIGNMENT <= alignment <= 1 << 16
             or alignment & (alignment - 1)
         ):
             raise _Bad(say(f"its alignment is {alignment}", f"对齐值为 {alignment}"))

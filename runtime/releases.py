@@ -65,6 +65,18 @@ def releases() -> tuple[Release, ...]:
     return tuple(_release(entry, layouts, data) for entry in data["releases"])
 
 
+@cache
+def role_pieces() -> Mapping[int, tuple[str, str]]:
+    """The names of the user's and the assistant's role piece, by generation."""
+    return {one["generation"]: (one["user_piece"], one["assistant_piece"]) for one in _read(MODELS_TOML)["roles"]}
+
+
+def role_generation(user_piece: str, assistant_piece: str) -> int | None:
+    """1 or 2 by the names of the pieces at the role ids, None if they are others."""
+    pair = (user_piece, assistant_piece)
+    return next((generation for generation, pieces in role_pieces().items() if pieces == pair), None)
+
+
 def find_release(text: str) -> Release | None:
     """The release that a repository name, folder name or model name means, if it means one."""
     wanted = _plain(text.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1])
@@ -90,6 +102,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
+@cache
 def _read(path: Path) -> dict[str, Any]:
     if sys.version_info >= (3, 11):
         import tomllib

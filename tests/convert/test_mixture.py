@@ -4,7 +4,6 @@ import pytest
 
 from bq.convert.mixture import DEFAULT_MIXTURE, MIXTURES, find_mixture, tensor_type
 from bq.runtime.ggml import GgmlType
-from bq.runtime.known import _FILE_TYPES
 from tests.support.refusals import refusal
 
 ALL = "F32 F16 BF16 Q8_0 Q6_K Q5_K_M Q5_K_S Q5_1 Q5_0 Q4_K_M Q4_K_S Q4_1 Q4_0 IQ4_NL IQ4_XS Q3_K_L Q3_K_M Q3_K_S IQ3_M IQ3_S Q2_K"
@@ -105,7 +104,6 @@ def test_all_mixtures_are_there_under_llama_cpps_numbers() -> None:
     for name, mixture in MIXTURES.items():
         number = LlamaFileType(mixture.file_type).name.removeprefix("MOSTLY_").removeprefix("ALL_")
         assert number == name
-        assert _FILE_TYPES[mixture.file_type] == name
 
 
 def test_a_name_is_found_in_any_case_and_another_refused_with_the_list() -> None:
