@@ -1,13 +1,18 @@
 """`bq run`: one instruction, one answer on stdout."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bq.runtime.errors import UsageError
 from bq.runtime.language import say
 from bq.tui.answer import answer, piped_text
-from bq.tui.commands.options import model_options, sampling_options
+from bq.tui.commands.options import model_options, sampling_options, session_option, stop_option
+from bq.tui.kept_session import KeptSession, print_note, session_in_use
+
+if TYPE_CHECKING:
+    from bq.runtime.generation import Generation
+    from bq.runtime.model import Model
 
 
 @click.command(
@@ -20,15 +25,33 @@ from bq.tui.commands.options import model_options, sampling_options
 @click.option("--system", default="", help=say("A system prompt.", "系统提示。"))
 @model_options
 @sampling_options
+@stop_option
+@session_option
 @click.option("--stats", is_flag=True, help=say("Print counts and speed to stderr.", "在 stderr 输出计数与速度。"))
 @click.option("--force", is_flag=True, help=say("Also with a Base model.", "也允许 Base 模型。"))
-def command(instruction: str | None, system: str, force: bool, **given: Any) -> int:
+def command(instruction: str | None, system: str, session: str | None, force: bool, **given: Any) -> int:
     """Answer the instruction and the piped text."""
-    from bq.runtime.prompt import Message
-
     content = "\n\n".join(part for part in (instruction or "", piped_text()) if part)
     if not content.strip():
         raise UsageError(say("There is no instruction.", "没有指令。"), say('Try: bq run "…"', '例如：bq run "…"'))
-    messages = [Message("system", system)] if system else []
+    with session_in_use(session) as kept:
+        return _answer(content, system, kept, force, given)
+
+
+def _answer(content: str, system: str, kept: KeptSession | None, force: bool, given: dict[str, Any]) -> int:
+    from bq.runtime.prompt import Message
+
+    messages = kept.history(system) if kept else [Message("system", system)] if system else []
     messages.append(Message("user", content))
-    return answer(given, lambda model, options: model.chat(messages, force=force, **options))
+
+    def start(model: "Model", options: dict[str, Any]) -> "Generation":
+        if kept:
+            kept.restore(model)
+            print_note(kept)
+        return model.chat(messages, force=force, **options)
+
+    def finish(model: "Model", text: str) -> None:
+        if kept and text.strip():
+            kept.keep(model, [*messages, Message("assistant", text)])
+
+    return answer(given, start, finish)

@@ -1,0 +1,82 @@
+"""`--session FILE`: a conversation that goes on from one call to the next, with what the model has read of it.
+
+While a command uses the file, no other one does; it changes only when an answer has ended, and then as a whole.
+"""
+
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bq.runtime.errors import UsageError
+from bq.runtime.language import say
+from bq.runtime.prompt import Message, split_rounds
+
+if TYPE_CHECKING:
+    from bq.runtime.model import Model
+    from bq.runtime.session_file import SessionFile
+
+
+class KeptSession:
+    """A session's file in use; `messages` is what it held. After `restore`, `note` says why they must be read anew, if so."""
+
+    def __init__(self, path: Path, stored: "SessionFile | None") -> None:
+        self.messages: tuple[Message, ...] = stored.messages if stored else ()
+        self.note = ""
+        self._path, self._stored = path, stored
+        self._one_at_a_time = threading.Lock()
+
+    def history(self, system: str) -> list[Message]:
+        """What the next question goes on from. Raises UsageError if that is no dialogue, or `system` is not its own."""
+        if not self.messages:
+            return [Message("system", system)] if system else []
+        own, rounds = split_rounds(self.messages)
+        if any([message.role for message in one] != ["user", "assistant"] for one in rounds):
+            raise UsageError(
+                say(f"{self._path.name} holds more than questions and answers.", f"{self._path.name} 不是一问一答。"),
+                say("Give another --session.", "请换一个 --session。"),
+            )
+        if system not in ("", own):
+            raise UsageError(
+                say(f"{self._path.name} has another system prompt.", f"{self._path.name} 的系统提示不同。"),
+                say("Leave out --system, or give another --session.", "请去掉 --system，或换一个 --session。"),
+            )
+        return list(self.messages)
+
+    def restore(self, model: "Model") -> None:
+        """Fill the model's KV cache with what the file has of it, and let go of the file."""
+        if self._stored is not None:
+            self.note = model.restore_session(self._stored).note
+            self._stored.close()
+
+    def keep(self, model: "Model", messages: Sequence[Message], with_cache: bool = True) -> None:
+        """Write the conversation to the file, with the KV cache as it stands. Raises BqError if that fails."""
+        with self._one_at_a_time:
+            model.save_session(self._path, messages, with_cache)
+
+
+@contextmanager
+def session_in_use(given: str | None) -> Iterator[KeptSession | None]:
+    """The session of `--session`. Raises BqError if it is damaged, or another command uses it."""
+    if given is None:
+        yield None
+        return
+    from bq.runtime.atomic_file import in_use
+    from bq.runtime.session_file import open_session
+
+    path = Path(given).expanduser()
+    with in_use(path):
+        stored = open_session(path) if path.exists() else None
+        try:
+            yield KeptSession(path, stored)
+        finally:
+            if stored is not None:
+                stored.close()
+
+
+def print_note(session: KeptSession) -> None:
+    """On stderr, where nothing but the answer is on stdout."""
+    if session.note:
+        print(say("Note: ", "注意：") + session.note, file=sys.stderr)
