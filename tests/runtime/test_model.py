@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 
@@ -16,6 +15,7 @@ from bq.runtime.prompt import Message
 from bq.runtime.sampling import Sampling
 from bq.runtime.text_stream import TextStream
 from tests.support.families import FAMILIES, Family, Shape, write_checkpoint
+from tests.support.gguf_writer import take_apart
 from tests.support.scripted import byte_tokens, saying
 from tests.support.tokenizer import ASSISTANT_ID, USER_ID
 
@@ -114,7 +114,8 @@ def test_an_answer_ends_at_the_end_of_text_and_at_the_users_role(scripted: Conve
 def test_the_users_role_ends_an_answer_in_a_file_that_does_not_say_so(tmp_path: Path, scripted: Convert) -> None:
     """As other programs write them."""
     source = scripted(saying(byte_tokens("done"), end=USER_ID))
-    path = rewritten(source, tmp_path / "x.gguf", {"tokenizer.ggml.eot_token_id": None})
+    path = tmp_path / "x.gguf"
+    path.write_bytes(take_apart(source).without_key("tokenizer.ggml.eot_token_id").to_bytes())
     with load(path, ONE) as loaded:
         answer = loaded.chat(user("a"), sampling=GREEDY)
         assert ("".join(answer), answer.stats.stop, answer.stats.tokens) == ("done", "end", 4)
@@ -315,106 +316,6 @@ def test_close_twice_and_no_use_after(converted: Convert) -> None:
 def test_an_empty_conversation_is_a_programming_error(model: Model) -> None:
     with pytest.raises(ValueError, match="message"):
         model.chat([])
-
-
-# What is refused before llama.cpp sees it, and what is only warned of.
-
-
-def rewritten(source: Path, out: Path, changes: dict[str, Any]) -> Path:
-    """A copy of a GGUF file with other metadata: None drops a key, (value, type, element type) sets it."""
-    reader, writer = gguf.GGUFReader(source), gguf.GGUFWriter(out, "")
-    fields = {name: field for name, field in reader.fields.items() if not name.startswith("GGUF.")}
-    writer.kv_data[0].clear()
-    for name, field in fields.items():
-        kept = (field.contents(), field.types[0], field.types[-1] if len(field.types) > 1 else None)
-        value = changes.get(name, kept)
-        if value is not None:
-            writer.add_key_value(name, *value)
-    for name in changes.keys() - fields.keys():
-        if changes[name] is not None:
-            writer.add_key_value(name, *changes[name])
-    for one in reader.tensors:
-        writer.add_tensor(one.name, np.array(one.data))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return out
-
-
-_T = gguf.GGUFValueType
-SENSELESS = {
-    "baichuan.context_length": [(0, _T.UINT32, None), (1, _T.UINT32, None), ((1 << 32) - 1, _T.UINT32, None), None],
-    "baichuan.attention.layer_norm_rms_epsilon": [(float("nan"), _T.FLOAT32, None), (-1.0, _T.FLOAT32, None)],
-    "baichuan.rope.dimension_count": [(0, _T.UINT32, None), (77, _T.UINT32, None)],
-    "baichuan.expert_count": [(99999, _T.UINT32, None)],
-    "tokenizer.ggml.tokens": [(["a"] * 704, _T.ARRAY, _T.STRING), ([""] * 704, _T.ARRAY, _T.STRING), None],
-    "bq.role.user_id": [(99999, _T.UINT32, None), (-1, _T.INT32, None)],
-    "bq.role.assistant_id": [(704, _T.UINT32, None)],
-}
-
-
-@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in SENSELESS.items() for value in values])
-def test_values_that_would_end_the_process_are_refused(
-    tmp_path: Path, converted: Convert, key: str, value: Any
-) -> None:
-    path = rewritten(converted("b2-7b", **SMALL), tmp_path / "x.gguf", {key: value})
-    with pytest.raises(BqError, match=rf"x\.gguf has a senseless {key}\."):
-        load(path, ONE)
-
-
-@pytest.mark.parametrize("key", ["bq.max_new_tokens", "general.sampling.top_k", "general.sampling.temp"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -7.0])
-def test_defaults_without_sense_count_as_none(tmp_path: Path, converted: Convert, key: str, value: float) -> None:
-    path = rewritten(converted("b2-7b", **SMALL), tmp_path / "x.gguf", {key: (value, _T.FLOAT32, None)})
-    with load(path, ONE) as loaded:
-        assert loaded.info.max_new_tokens == 2048
-        assert loaded.info.sampling.temperature == pytest.approx(0.3)
-        assert loaded.info.sampling.top_k == 5
-        "".join(loaded.chat(user("a"), max_tokens=2))
-
-
-@pytest.mark.parametrize("value", [(3, _T.UINT32, None), (33, _T.UINT32, None), ("32", _T.STRING, None), None])
-def test_another_block_count_is_refused(tmp_path: Path, converted: Convert, value: Any) -> None:
-    path = rewritten(converted("b2-7b", **SMALL), tmp_path / "x.gguf", {"baichuan.block_count": value})
-    with pytest.raises(BqError, match=r"blocks; llama\.cpp would run it without positions"):
-        load(path, ONE)
-
-
-def test_another_architecture_is_refused(tmp_path: Path, converted: Convert) -> None:
-    changes = {"general.architecture": ("llama", _T.STRING, None)}
-    path = rewritten(converted("b2-7b", **SMALL), tmp_path / "x.gguf", changes)
-    with pytest.raises(UsageError, match=r"x\.gguf is a llama model; bq runs Baichuan models"):
-        load(path, ONE)
-
-
-def test_what_llama_cpp_refuses_is_named_in_a_line(tmp_path: Path, converted: Convert) -> None:
-    changes = {"baichuan.attention.head_count_kv": (7, _T.UINT32, None)}
-    path = rewritten(converted("b2-7b", **SMALL), tmp_path / "x.gguf", changes)
-    with pytest.raises(BqError, match=r"llama\.cpp could not load x\.gguf: .*attn_k") as caught:
-        load(path, ONE)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BqError, match=r"There is no file .*none\.gguf"):
-        load(tmp_path / "none.gguf")
-
-
-def test_a_file_of_another_program_runs_with_a_warning(tmp_path: Path, converted: Convert) -> None:
-    source = converted("b2-7b", **SMALL)
-    keys = [name for name in gguf.GGUFReader(source).fields if name.startswith("bq.")]
-    types = gguf.GGUFReader(source).fields["tokenizer.ggml.token_type"].contents()
-    types[USER_ID] = types[ASSISTANT_ID] = 1
-    changes: dict[str, Any] = dict.fromkeys([*keys, "tokenizer.ggml.add_space_prefix"])
-    changes["tokenizer.ggml.token_type"] = (types, _T.ARRAY, _T.INT32)
-    with load(rewritten(source, tmp_path / "Baichuan2-7B-Chat.Q4_K_M.gguf", changes), ONE) as loaded:
-        (warning,) = loaded.warnings
-        for words in ("was not made by bq", "role pieces", "space", "NormHead", "Convert the release again"):
-            assert words in warning
-        answer = loaded.chat(user("a"), sampling=GREEDY, max_tokens=3)
-        "".join(answer)
-        assert answer.stats.prompt_tokens >= 3
 
 
 @pytest.mark.parametrize("name", ["模型 é.gguf", "\udce6broken.gguf"])
