@@ -18,7 +18,7 @@ from textual.filter import LineFilter
 from textual.screen import Screen
 from textual.widgets import ContentSwitcher, Markdown
 
-from bq.runtime.errors import Cancelled
+from bq.runtime.errors import BqError, Cancelled
 from bq.runtime.language import say
 from bq.tui import notes
 from bq.tui.clipboard import copy_natively
@@ -38,10 +38,12 @@ if TYPE_CHECKING:
     from bq.runtime.load import LoadOptions
     from bq.runtime.model import Model
     from bq.runtime.sampling import Sampling
+    from bq.tui.kept_session import KeptSession
 
 Mode = Literal["chat", "instruct"]
 
 LOOK_EVERY_SECONDS = 1 / 12
+SHOWN_ROUNDS = 50  # of a session that is taken up; more would hold the start up
 
 
 @dataclass
@@ -76,6 +78,7 @@ class ChatApp(App[None], inherit_bindings=False):
         system: str = "",
         sampling: "Sampling | None" = None,
         max_tokens: int | None = None,
+        session: "KeptSession | None" = None,
     ) -> None:
         super().__init__()
         self.engine = Engine(path, options)
@@ -86,6 +89,9 @@ class ChatApp(App[None], inherit_bindings=False):
         self.desk_mode: Mode = mode
         self._sampling = sampling
         self._max_tokens = max_tokens
+        self._session = session
+        if session is not None:
+            self.desks["chat"].conversation.take_up(session.history(system))
         self._chat_screen = ChatScreen(clean(path.name), [desk.view for desk in self.desks.values()], mode)
 
     @property
@@ -99,12 +105,28 @@ class ChatApp(App[None], inherit_bindings=False):
     def get_line_filters(self) -> Sequence[LineFilter]:
         return with_no_controls(super().get_line_filters())
 
-    def on_ready(self) -> None:
+    async def on_ready(self) -> None:
         self.desk.view.prompt.focus()
+        await self._show_history()
         self._load()
 
+    async def _show_history(self) -> None:
+        """What was said in the session before."""
+        view, rounds = self.desks["chat"].view, self.desks["chat"].conversation.rounds
+        for past in rounds[-SHOWN_ROUNDS:]:
+            answer = await view.begin(clean(past.question), self._model_name)
+            await answer.replace(past.answer)
+
     async def on_unmount(self) -> None:
-        await asyncio.to_thread(self.engine.close)
+        """A session is kept afterwards, when the terminal is the user's again: `keep_session`."""
+        await asyncio.to_thread(self.engine.rest if self._session else self.engine.close)
+
+    def keep_session(self) -> None:
+        """Write the session with the KV cache, unless nothing was said. Raises BqError if that fails."""
+        desk, model = self.desks["chat"], self.engine.model
+        said = desk.conversation.transcript()
+        if self._session and model and desk.conversation.last_answer and said != self._session.messages:
+            self._session.keep(model, said, with_cache=self.engine.job is desk.job)
 
     def _start(self, job: Job) -> None:
         self.engine.job = job
@@ -118,7 +140,7 @@ class ChatApp(App[None], inherit_bindings=False):
 
     @work(group="follow")
     async def _load(self) -> None:
-        loading, panel = Loading(), self._chat_screen.load_panel
+        loading, panel = Loading(self._session), self._chat_screen.load_panel
         self._start(loading)
         await panel.begin()
         while not loading.done:
@@ -141,6 +163,8 @@ class ChatApp(App[None], inherit_bindings=False):
                 await desk.view.notice(Notice("warning", warning))
             if model.info.variant == "base":
                 await desk.view.notice(Notice("warning", notes.base_cause, notes.base_remedy))
+        if self._session and self._session.note:
+            await self.desks["chat"].view.notice(Notice("hint", self._session.note))
 
     def _answer(self, desk: Desk, answer: Answer) -> None:
         """Has the open round of this desk answered."""
@@ -181,6 +205,15 @@ class ChatApp(App[None], inherit_bindings=False):
             await desk.view.notice(Notice.of(job.error))
             if not ended.answer:
                 desk.view.give_back(ended.question)
+        if self._session and self.engine.model and desk is self.desks["chat"] and ended.answer:
+            await self._keep_messages(self._session, self.engine.model, desk)
+
+    async def _keep_messages(self, session: "KeptSession", model: "Model", desk: Desk) -> None:
+        """The KV cache, which may be large, is written at the end alone."""
+        try:
+            await asyncio.to_thread(session.keep, model, desk.conversation.transcript(), with_cache=False)
+        except BqError as error:
+            await desk.view.notice(Notice.of(error))
 
     @on(Prompt.Submitted)
     async def _send(self) -> None:

@@ -4,10 +4,11 @@ A round is one question with its answer. A conversation of several rounds sends 
 only its own. A round without an answer (failed, or stopped before the first word) stays on the screen and is not sent.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bq.runtime.prompt import Message
+from bq.runtime.prompt import Message, split_rounds
 
 Stop = Literal["", "end", "length", "cancel", "error"]  # "" while the answer is being written
 
@@ -35,6 +36,20 @@ class Conversation:
     @property
     def last_answer(self) -> str:
         return next((r.answer for r in reversed(self.rounds) if r.answer), "")
+
+    def take_up(self, messages: Sequence[Message]) -> None:
+        """Begins with what was said before: a system prompt, if any, and questions each with its answer."""
+        self.system, rounds = split_rounds(messages)
+        self.rounds = [Round(question.content, answer.content, "end") for question, answer in rounds]
+
+    def transcript(self) -> tuple[Message, ...]:
+        """What was said, also in the last round: of an answer that is being made anew, what there is of it, or the old one."""
+        messages = [Message("system", self.system)] if self.system else []
+        for one in self.rounds:
+            answer = one.answer or (one.previous[0] if one.previous else "")
+            if answer:
+                messages += [Message("user", one.question), Message("assistant", answer)]
+        return tuple(messages)
 
     def ask(self, question: str) -> Round:
         if self.single:

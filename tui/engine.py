@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bq.runtime.load import LoadOptions
     from bq.runtime.model import Model
     from bq.runtime.sampling import Sampling
+    from bq.tui.kept_session import KeptSession
 
 
 class Job(ABC):
@@ -50,15 +51,21 @@ class Job(ABC):
 
 
 class Loading(Job):
-    """Brings the model into memory. `progress` goes from 0 to 1."""
+    """Brings the model into memory, and the session if there is one. `progress` goes from 0 to 1."""
 
     progress = 0.0
+
+    def __init__(self, session: "KeptSession | None" = None) -> None:
+        super().__init__()
+        self._session = session
 
     def _do(self, engine: "Engine") -> None:
         from bq.runtime.load import load
 
         engine.model = load(engine.path, engine.options, self._on_progress)
         engine.was_loaded = True
+        if self._session is not None:
+            self._session.restore(engine.model)
 
     def _on_progress(self, progress: float) -> bool:
         self.progress = progress
@@ -155,8 +162,14 @@ class Engine:
         if self.job is not None:
             self.job.cancel.set()
 
+    def rest(self) -> None:
+        """Stops what runs and waits for it: one token, or one batch of the prompt."""
+        self.stop()
+        with self._one_at_a_time:
+            return
+
     def close(self) -> None:
-        """Stops what runs, waits for it (one token, or one batch of the prompt) and frees the model."""
+        """Stops what runs, waits for it and frees the model."""
         self.stop()
         with self._one_at_a_time:
             model, self.model = self.model, None

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from bq.runtime.language import say
-from bq.tui.commands.options import SAMPLING, load_options, model_options, sampling, sampling_options
+from bq.tui.commands.options import SAMPLING, load_options, model_options, sampling, sampling_options, session_option
+from bq.tui.kept_session import KeptSession, session_in_use
 
 if TYPE_CHECKING:
     from bq.runtime.sampling import Sampling
@@ -22,8 +23,14 @@ if TYPE_CHECKING:
 @click.option("--instruct", is_flag=True, help=say("Begin with single instructions.", "以单条指令模式开始。"))
 @model_options
 @sampling_options
-def command(system: str, instruct: bool, **given: Any) -> None:
+@session_option
+def command(system: str, instruct: bool, session: str | None, **given: Any) -> None:
     """Open the app on the model."""
+    with session_in_use(session) as kept:
+        _chat(system, instruct, kept, given)
+
+
+def _chat(system: str, instruct: bool, kept: KeptSession | None, given: dict[str, Any]) -> None:
     from bq.runtime import llama
     from bq.tui.app import ChatApp
     from bq.tui.chosen_model import choose_model, remember_model
@@ -31,13 +38,17 @@ def command(system: str, instruct: bool, **given: Any) -> None:
     path = choose_model(given["model"])
     sampled = _changed_sampling(path, given)
     mode: Literal["chat", "instruct"] = "instruct" if instruct else "chat"
-    app = ChatApp(path, load_options(given), mode, system, sampled, given["max_tokens"])
+    app = ChatApp(path, load_options(given), mode, system, sampled, given["max_tokens"], kept)
     is_debug = llama.echo_log(False)  # the log would be drawn over the app: it is shown afterwards
-    app.run()
-    if is_debug:
-        click.echo(llama.kept_log() + app.engine.trace, err=True)
-    if given["model"] is not None and app.engine.was_loaded:
-        remember_model(path)
+    try:
+        app.run()
+        if is_debug:
+            click.echo(llama.kept_log() + app.engine.trace, err=True)
+        if given["model"] is not None and app.engine.was_loaded:
+            remember_model(path)
+        app.keep_session()
+    finally:
+        app.engine.close()
 
 
 def _changed_sampling(path: Path, given: dict[str, Any]) -> "Sampling | None":
