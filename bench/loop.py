@@ -1,86 +1,126 @@
-"""What our token loop adds to llama.cpp, against the bindings' `Llama` class, in turn in one run.
+"""What our token loop adds to llama.cpp, against a bare loop and the bindings' `Llama` class, in turn in one run."""
 
-    .venv/bin/python -m bench.loop MODEL.gguf [--tokens 512] [--rounds 3]
-
-Each answers with the same sampling for the same number of tokens; a bare `llama_decode` loop with a greedy pick is the
-floor. Prints milliseconds per token of each and what it adds to the floor.
-"""
-
-import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bq.runtime.llama import library
-from bq.runtime.load import load
 from bq.runtime.model import Model
 from bq.runtime.sampling import Sampling
 
 PROMPT = "bq "
 SAMPLING = Sampling(temperature=0.3, top_k=5, top_p=0.85, repeat_penalty=1.05, seed=1)
+GOAL_MS = 0.15
 
 
-def main() -> None:
-    """Measure the three loops in turn and print their medians."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--tokens", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
-    model = load(arguments.model)
-    model._engine.is_end = lambda token: False  # type: ignore[union-attr, method-assign]  # random text may end at once
-    class_loop = _class_loop(arguments.model, model.info.context)
-    loops: dict[str, Callable[[int], float]] = {
-        "bare llama_decode": lambda n: _bare_loop(model, n),
-        "bq": lambda n: _our_loop(model, n),
-        "Llama class": class_loop,
-    }
-    times: dict[str, list[float]] = {name: [] for name in loops}
-    for _ in range(arguments.rounds):
-        for name, loop in loops.items():
-            times[name].append(loop(arguments.tokens))
-    floor = statistics.median(times["bare llama_decode"])
-    for name, values in times.items():
-        per_token = statistics.median(values)
-        print(f"{name:18} {per_token:7.3f} ms per token, {per_token - floor:+7.3f} above the bare loop")
+@dataclass(frozen=True)
+class Time:
+    """Milliseconds per token: in all, and those not spent in llama_decode."""
+
+    whole: float
+    outside: float
 
 
-def _bare_loop(model: Model, count: int) -> float:
+class DecodeClock:
+    """Adds up the time spent in llama_decode, whoever calls it through the bindings' module."""
+
+    def __enter__(self) -> "DecodeClock":
+        self._lib = library()
+        self._decode = self._lib.llama_decode
+        self.seconds = 0.0
+        self._lib.llama_decode = self._timed
+        return self
+
+    def _timed(self, *arguments: Any) -> Any:
+        begun = time.perf_counter()
+        result = self._decode(*arguments)
+        self.seconds += time.perf_counter() - begun
+        return result
+
+    def __exit__(self, *_: object) -> None:
+        self._lib.llama_decode = self._decode
+
+
+def measure_loops(model: Model, path: Path, lengths: list[int], rounds: int, with_class: bool) -> None:
+    """Print milliseconds per token of each loop at each answer length, the median of some rounds in turn."""
+    assert model._engine is not None
+    model._engine.is_end = lambda token: False  # type: ignore[method-assign]  # random text may end at once
+    loops: dict[str, Callable[[int], Time]] = {"bare loop": lambda n: _bare(model, n), "bq": lambda n: _ours(model, n)}
+    if with_class:
+        loops["Llama class"] = _llama_class(path, model)
+    print(
+        f"{'ms per token':14} {'tokens':>6} {'whole':>9} {'above bare':>11} {'outside llama_decode':>21} {'above bare':>11}"
+    )
+    for length in lengths:
+        times: dict[str, list[Time]] = {name: [] for name in loops}
+        for number in range(rounds):
+            for name, loop in loops.items():
+                if name != "Llama class" or number == 0:
+                    times[name].append(loop(length))
+        floor = _median(times["bare loop"])
+        for name, some in times.items():
+            one = _median(some)
+            print(
+                f"{name:14} {length:6} {one.whole:9.3f} {one.whole - floor.whole:+11.3f} {one.outside:21.3f} "
+                f"{one.outside - floor.outside:+11.3f}",
+                flush=True,
+            )
+    print(f"goal: bq at most {GOAL_MS} ms above the bare loop, at every length")
+
+
+def _median(times: list[Time]) -> Time:
+    return Time(statistics.median(one.whole for one in times), statistics.median(one.outside for one in times))
+
+
+def _timed(count: int, work: Callable[[], None]) -> Time:
+    with DecodeClock() as clock:
+        begun = time.perf_counter()
+        work()
+        whole = time.perf_counter() - begun
+    return Time(1000 * whole / count, 1000 * (whole - clock.seconds) / count)
+
+
+def _bare(model: Model, count: int) -> Time:
+    """llama_decode and a greedy pick by llama.cpp's own sampler, nothing else."""
     lib, engine = library(), model._engine
     assert engine is not None
+    engine.forget()
     ids = model.tokenizer.encode(PROMPT)
-    engine.keep_prefix([0])
-    memory = lib.llama_get_memory(engine.context)
-    lib.llama_memory_seq_rm(memory, 0, 0, -1)
-    lib.llama_decode(engine.context, lib.llama_batch_get_one((lib.llama_token * len(ids))(*ids), len(ids)))
+    engine.prefill(ids)
     greedy, one = lib.llama_sampler_init_greedy(), (lib.llama_token * 1)()
-    begun = time.perf_counter()
-    for _ in range(count):
-        one[0] = lib.llama_sampler_sample(greedy, engine.context, -1)
-        lib.llama_decode(engine.context, lib.llama_batch_get_one(one, 1))
-    seconds = time.perf_counter() - begun
-    lib.llama_memory_seq_rm(memory, 0, 0, -1)
+    batch = lib.llama_batch_get_one(one, 1)
+
+    def work() -> None:
+        for _ in range(count):
+            one[0] = lib.llama_sampler_sample(greedy, engine.context, -1)
+            lib.llama_decode(engine.context, batch)
+
+    time_ = _timed(count, work)
     lib.llama_sampler_free(greedy)
-    return 1000 * seconds / count
+    engine.forget()
+    return time_
 
 
-def _our_loop(model: Model, count: int) -> float:
-    generation = model.complete(PROMPT, sampling=SAMPLING, max_tokens=count)
-    for _ in generation:
-        pass
-    return 1000 * generation.stats.decode_seconds / generation.stats.tokens
+def _ours(model: Model, count: int) -> Time:
+    """The whole way to the text, with the release's sampling; without the prefill."""
+    assert model._engine is not None
+    model._engine.forget()
+    generation = iter(model.complete(PROMPT, sampling=SAMPLING, max_tokens=count + 1).steps())
+    next(generation)
+    return _timed(count, lambda: [None for _ in generation] and None)
 
 
-def _class_loop(path: Path, context: int) -> Callable[[int], float]:
+def _llama_class(path: Path, model: Model) -> Callable[[int], Time]:
     from llama_cpp import Llama
 
-    from bq.runtime.cpu import decode_threads
-
-    llama = Llama(str(path), n_ctx=context, n_threads=decode_threads(path.stat().st_size), verbose=False)
+    threads = library().llama_n_threads(model._context)
+    llama = Llama(str(path), n_ctx=model.info.context, n_threads=threads, verbose=False, flash_attn=True)
     never_end = {2: -100.0, 195: -100.0}
 
-    def loop(count: int) -> float:
+    def loop(count: int) -> Time:
         stream = llama.create_completion(
             PROMPT,
             max_tokens=count,
@@ -93,12 +133,6 @@ def _class_loop(path: Path, context: int) -> Callable[[int], float]:
             logit_bias=never_end,
         )
         next(stream)
-        begun = time.perf_counter()
-        pieces = sum(1 for _ in stream)
-        return 1000 * (time.perf_counter() - begun) / max(1, pieces)
+        return _timed(count, lambda: [None for _ in stream] and None)
 
     return loop
-
-
-if __name__ == "__main__":
-    main()

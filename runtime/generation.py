@@ -125,21 +125,24 @@ class Generation:
         stats, engine, options = self.stats, self._engine, self._options
         if engine.context is None:
             raise RuntimeError("the model is closed")
+        constraint = options.constraint(engine.tokenizer) if options.constraint else None
+        sampler = Sampler(options.sampling or Sampling(), len(engine.tokenizer), self._prompt.ids, constraint)
+        try:
+            if self._prefill():
+                yield from self._answer(sampler)
+        finally:
+            sampler.close()
+            stats.stop = stats.stop or "cancel"
+
+    def _prefill(self) -> bool:
+        """Decode what of the prompt is not in the KV cache; False if it was cancelled."""
+        stats, engine, options = self.stats, self._engine, self._options
         begun = time.perf_counter()
         stats.reused_tokens = engine.keep_prefix(self._prompt.ids)
         is_ready = engine.prefill(self._prompt.ids[stats.reused_tokens :], options.cancel, options.on_prefill)
         stats.prefill_seconds = time.perf_counter() - begun
         stats.context_used = engine.used
-        if not is_ready:
-            stats.stop = "cancel"
-            return
-        constraint = options.constraint(engine.tokenizer) if options.constraint else None
-        sampler = Sampler(options.sampling or Sampling(), len(engine.tokenizer), self._prompt.ids, constraint)
-        try:
-            yield from self._answer(sampler)
-        finally:
-            sampler.close()
-            stats.stop = stats.stop or "cancel"
+        return is_ready
 
     def _answer(self, sampler: Sampler) -> Iterator[Step]:
         stats, engine = self.stats, self._engine
