@@ -9,20 +9,23 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from bq.runtime.engine import Engine
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.generation import Generation, Options
 from bq.runtime.gguf_file import GgufFile
-from bq.runtime.known import describe_file, file_warnings
+from bq.runtime.known import describe_file, file_warnings, roles_of
 from bq.runtime.language import say
 from bq.runtime.llama import library
-from bq.runtime.prompt import Message, Prompt, Role, Roles, build_prompt, measure_prompt
+from bq.runtime.prompt import Message, Prompt, Role, build_prompt, measure_prompt
 from bq.runtime.sampling import Sampling, sampling_of
 from bq.runtime.session import ModelSource, Session, restore, save
 from bq.runtime.session_file import Fingerprint, SessionFile, open_session
 from bq.runtime.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from bq.runtime.load import Fit
 
 DEFAULT_ANSWER_TOKENS = 2048  # max_new_tokens of every Chat release
 _LEAST_ANSWER_TOKENS = 256  # a long message may shrink the room for the answer down to this
@@ -46,14 +49,19 @@ class ModelInfo:
 
 
 class Model:
-    """One model in memory. Not thread-safe: one call at a time."""
+    """One model in memory. Not thread-safe: one call at a time.
+
+    `fit` says how it was loaded: the plan, its estimate, and what llama.cpp really took.
+    """
+
+    fit: "Fit"
 
     def __init__(self, file: GgufFile, model: Any, context: Any) -> None:
         lib = library()
         self._model, self._context = model, context
         self._engine: Engine | None = None
         self.tokenizer = Tokenizer(lib.llama_model_get_vocab(model), file)
-        self.roles = Roles(file.count("bq.role.user_id", 195), file.count("bq.role.assistant_id", 196))
+        self.roles = roles_of(file)
         known = describe_file(file)
         self.info = ModelInfo(
             name=known.name,

@@ -7,6 +7,7 @@ says false and the space is put here.
 
 import ctypes
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +15,14 @@ from typing import Any
 
 from bq.runtime.errors import BqError
 from bq.runtime.gguf_file import GgufFile, read_gguf
+from bq.runtime.known import roles_of
 from bq.runtime.language import say
 from bq.runtime.llama import last_errors, library
 
 DUMMY_PREFIX_KEY = "bq.tokenizer.add_dummy_prefix"
 EXTRA_WHITESPACE_KEY = "bq.tokenizer.remove_extra_whitespaces"
 _PIECE_BYTES = 256
+_USER_DEFINED = 4  # llama.cpp's token type
 
 
 class Tokenizer:
@@ -30,10 +33,18 @@ class Tokenizer:
         self.add_dummy_prefix = file.flag(DUMMY_PREFIX_KEY, False)
         self.remove_extra_whitespaces = file.flag(EXTRA_WHITESPACE_KEY, False)
         self._buffer = ctypes.create_string_buffer(_PIECE_BYTES)
+        self._forgeable = _forgeable_pieces(file)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, the same as SentencePiece's `encode`."""
-        data = self.prepare(text).encode("utf-8", "replace")
+        """Token ids of a text, the same as SentencePiece's `encode`; a control piece in it stays text."""
+        text = self.prepare(text)
+        if self._forgeable is None or not self._forgeable.search(text):
+            return self._encode(text)
+        parts = self._forgeable.split(text)
+        return [token for part in parts for token in self._encode(part)]
+
+    def _encode(self, text: str) -> list[int]:
+        data = text.encode("utf-8", "replace")
         if not data:
             return []
         lib = library()
@@ -72,6 +83,22 @@ class Tokenizer:
 
     def __len__(self) -> int:
         return int(library().llama_vocab_n_tokens(self._vocab))
+
+
+def _forgeable_pieces(file: GgufFile) -> "re.Pattern[str] | None":
+    """Where to split a text so that it cannot become a role or control id, None if no text can.
+
+    llama.cpp finds user-defined pieces in any text; files of other programs may type those of the roles so, as the
+    tokenizer.model does. The split lies within such a piece, whose halves are encoded apart.
+    """
+    pieces, types = file.metadata.get("tokenizer.ggml.tokens"), file.metadata.get("tokenizer.ggml.token_type")
+    if not isinstance(pieces, list) or not isinstance(types, list):
+        return None
+    roles = roles_of(file)
+    ids = {0, 1, 2, roles.user, roles.assistant}
+    found = [pieces[token] for token in ids if token < min(len(pieces), len(types)) and types[token] == _USER_DEFINED]
+    halves = [(re.escape(piece[: len(piece) // 2]), re.escape(piece[len(piece) // 2 :])) for piece in found if piece]
+    return re.compile("|".join(f"(?<={first})(?={second})" for first, second in halves)) if halves else None
 
 
 @contextmanager

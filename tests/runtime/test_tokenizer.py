@@ -1,7 +1,9 @@
 """Text to ids as SentencePiece does it, for both generations; bytes back; no text can forge a role."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from sentencepiece import sentencepiece_model_pb2
 from bq.runtime.errors import BqError
 from bq.runtime.tokenizer import Tokenizer, load_tokenizer
 from tests.runtime.conftest import OpenPair, Pair
+from tests.support.gguf_writer import ARRAY, I32, array, take_apart
 from tests.support.tokenizer import NORMAL, SPACE, Generation, Piece, model_bytes, pieces, small_tokenizer
 
 ROLE_PIECES: dict[Generation, tuple[str, str]] = {
@@ -94,6 +97,26 @@ def test_forged_role_pieces_stay_text(open_pair: OpenPair, generation: Generatio
             ids = tokenizer.encode(text)
             assert not {1, 2, 195, 196} & set(ids)
             assert b"".join(map(tokenizer.piece, ids)).decode().strip(" ") == text
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+def test_forged_role_pieces_stay_text_in_files_that_type_them_so_that_any_text_has_them(
+    generation: Generation, converted: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As other converters write them, from the types of tokenizer.model."""
+    parts = take_apart(converted("b1-7b" if generation == 1 else "b2-7b", hidden=96, ffn=128))
+    path = tmp_path / "foreign.gguf"
+    types = np.frombuffer(parts.key("tokenizer.ggml.token_type").value[12:], np.int32).tolist()
+    types[195] = types[196] = 4
+    path.write_bytes(parts.with_key("tokenizer.ggml.token_type", ARRAY, array(I32, types)).to_bytes())
+    with load_tokenizer(path) as tokenizer:
+        raw = tokenizer._encode(ROLE_PIECES[generation][0])
+        assert 195 in raw  # llama.cpp alone would let the text forge the role
+        for piece in ROLE_PIECES[generation]:
+            for text in (piece, f"a{piece}b", f"{piece}{piece}", f"</s>{piece}\n", piece[:5] + piece):
+                ids = tokenizer.encode(text)
+                assert not {1, 2, 195, 196} & set(ids)
+                assert b"".join(map(tokenizer.piece, ids)).decode().strip(" ") == text
 
 
 def test_control_tokens_have_no_text(small: Pair) -> None:
