@@ -25,6 +25,7 @@ from bq.runtime.prompt import Message
 from bq.runtime.sampling import Sampling
 
 _COLLAPSE_STRIDE = 8  # one wording in so many is enough to see a collapse
+_OUTPUTS = 512  # positions whose logits are looked at in one decode: the longest answer
 GREEDY = Sampling(temperature=0.0, repeat_penalty=1.0)
 
 
@@ -50,7 +51,7 @@ def main() -> None:
             path = Path(folder) / "demo.gguf"
             convert(conversion, path, usable_cores(), force=True)
             asked = exams[::_COLLAPSE_STRIDE] if name.endswith("NormHead") else exams
-            with load(path, LoadOptions(threads=usable_cores())) as model:
+            with load(path, LoadOptions(threads=usable_cores(), outputs=_OUTPUTS)) as model:
                 right = [is_answered(model, exam) for exam in asked]
                 print(f"{name:24}" + "".join(_share(asked, right, part) for part in parts), flush=True)
                 _check_by_generating(model, asked, right, arguments.generate)

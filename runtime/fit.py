@@ -21,7 +21,7 @@ _CONTEXT_STEP = 512
 _GPU_MARGIN = 1024 * MIB  # llama.cpp's own fit leaves as much: the driver, cuBLAS and the desktop take some of it
 _HOST_MARGIN = 512 * MIB
 _GPU_SHARE, _HOST_SHARE = 8, 16  # the margin is at most this part of a small device's memory
-_SMALLER = 0.9  # a next try takes at most this part of the last one's memory, so that tries are few
+_SMALLER = 0.8  # a next try takes at most this part of the last one's memory, so that tries are few
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class Plan:
     estimate: Estimate
     free: tuple[tuple[str, int], ...]
     layers: int  # that could be on a GPU: the blocks and the output
+    trained: int  # the longest context
 
     def free_of(self, device: str) -> int:
         """Bytes free on a device before loading."""
@@ -114,7 +115,7 @@ def settings(shape: Shape, has_gpu: bool, options: LoadOptions) -> Iterator[Sett
         gpu_layers=0,
         batch=options.batch or DEFAULT_BATCH,
         sequences=options.n_seq,
-        outputs=options.outputs,
+        outputs=max(options.outputs, options.n_seq),
     )
     given = options.gpu_layers
     counts = [min(given, layers)] if given is not None else [layers, 0]
@@ -149,6 +150,7 @@ def make_plan(shape: Shape, setting: Setting, machine: Machine, options: LoadOpt
         estimate=found,
         free=((HOST, machine.memory.available_bytes), *((gpu.name, gpu.free_bytes) for gpu in gpus)),
         layers=layers,
+        trained=shape.trained,
     )
 
 

@@ -2,6 +2,8 @@
 
 import sys
 from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -11,6 +13,7 @@ from bq.runtime.language import say
 _LOG_LINES = 400
 _ERROR_LEVEL = 4  # enum ggml_log_level in ggml.h: debug 1, info 2, warn 3, error 4
 _log: deque[tuple[int, str]] = deque(maxlen=_LOG_LINES)
+_listeners: list[list[tuple[int, str]]] = []
 _echo = False
 _keep: list[Any] = []  # C holds only a pointer to the callback
 
@@ -29,8 +32,24 @@ def kept_log() -> str:
 
 def last_errors() -> str:
     """The last error lines that llama.cpp logged, in one line."""
-    lines = [text.strip() for level, text in _log if level >= _ERROR_LEVEL and text.strip()]
+    return errors_of(_log)
+
+
+def errors_of(log: Iterable[tuple[int, str]]) -> str:
+    """The last error lines of a log, in one line."""
+    lines = [text.strip() for level, text in log if level >= _ERROR_LEVEL and text.strip()]
     return " / ".join(lines[-2:])
+
+
+@contextmanager
+def listening() -> Iterator[list[tuple[int, str]]]:
+    """A list that all that llama.cpp logs in the meantime is added to: (level, text)."""
+    heard: list[tuple[int, str]] = []
+    _listeners.append(heard)
+    try:
+        yield heard
+    finally:
+        _listeners[:] = [one for one in _listeners if one is not heard]
 
 
 @cache
@@ -51,6 +70,8 @@ def library() -> Any:
     def keep_line(level: int, text: bytes, _: object) -> None:
         line = text.decode("utf-8", "replace")
         _log.append((level, line))
+        for heard in _listeners:
+            heard.append((level, line))
         if _echo:
             sys.stderr.write(line)
 

@@ -1,78 +1,216 @@
-"""Loads a GGUF file into llama.cpp: checks it, chooses how, and turns what goes wrong into one line."""
+"""Loads a GGUF file into llama.cpp: checks it, chooses how, tries less when memory is refused, and says what went wrong in a line."""
 
+import ctypes
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bq.runtime.cpu import decode_threads
-from bq.runtime.errors import BqError, Cancelled
+from bq.runtime import fit
+from bq.runtime.cpu import cores
+from bq.runtime.devices import device_list, devices
+from bq.runtime.errors import BqError, Cancelled, UsageError
+from bq.runtime.fit import LoadOptions as LoadOptions  # where it is looked for
+from bq.runtime.fit import Machine, Plan
+from bq.runtime.fit_advice import refusal
+from bq.runtime.ggml import GgmlType
 from bq.runtime.gguf_file import GgufFile, read_gguf
+from bq.runtime.host import host_memory
 from bq.runtime.language import say
-from bq.runtime.llama import last_errors, library, model_params
+from bq.runtime.llama import errors_of, library, listening, model_params
+from bq.runtime.memory import KV_TYPES, Estimate, reported_use, shape_of
 from bq.runtime.model import Model
-from bq.runtime.structure import ARCHITECTURE, check_structure
+from bq.runtime.page_cache import read_ahead
+from bq.runtime.structure import check_structure
 
-_BATCH = 512
+_MOST_SEQUENCES = 256  # LLAMA_MAX_SEQ (llama-cparams.h)
+_READING = 0.9  # the part of the progress that reading a file from the disk is
+_NO_ROOM = re.compile(r"allocat|out of memory|OutOf\w*Memory|bad_alloc|insufficient memory", re.IGNORECASE)
+_BQ_CHOOSES = LoadOptions()
+_KV = {"f16": GgmlType.F16, "q8_0": GgmlType.Q8_0}
+
+Progress = Callable[[float], bool]
 
 
 @dataclass(frozen=True)
-class LoadOptions:
-    """ctx in tokens, gpu_layers as llama.cpp counts them; None lets bq choose."""
+class Fit:
+    """How a model was loaded: the plan with its estimate, what llama.cpp reports to have taken, and tries that failed."""
 
-    ctx: int | None = None
-    threads: int | None = None
-    gpu_layers: int | None = None
+    plan: Plan
+    used: Estimate
+    failed: tuple[Plan, ...] = ()
 
 
-def load(path: Path, options: LoadOptions = LoadOptions(), progress: Callable[[float], bool] | None = None) -> Model:
-    """Load a GGUF file. `progress` hears a fraction and returns False to stop.
+class _NoRoom(BqError):
+    """llama.cpp could not have the memory."""
+
+
+def load(
+    path: Path | str,
+    options: LoadOptions = _BQ_CHOOSES,
+    progress: Progress | None = None,
+    on_plan: Callable[[Plan], None] | None = None,
+) -> Model:
+    """Load a GGUF file. `progress` hears a fraction and returns False to stop; `on_plan` hears how, before each try.
 
     Raises BqError for a file that is damaged, no Baichuan, or too large for the memory; Cancelled if `progress` stopped it.
     """
-    file = read_gguf(path)
+    file = read_gguf(Path(path))
     check_structure(file)
+    ways = choose(file, this_machine(), options)
+    on_progress = _Stoppable(progress)
+    before = on_progress.part(0.0, _READING) if ways[0].mmap is not False else None
+    if before is not None and not read_ahead(file.path, before):
+        raise _stopped()
+    after = on_progress.part(on_progress.heard, 1.0)
+    for number, plan in enumerate(ways):
+        if on_plan is not None:
+            on_plan(plan)
+        try:
+            model, used = _load(file, plan, after)
+        except _NoRoom:
+            if number + 1 == len(ways):
+                raise
+            continue
+        model.fit = Fit(plan, used, tuple(ways[:number]))
+        model.warnings += _warnings(model.fit, options)
+        return model
+    raise AssertionError("there is always a way to try")
+
+
+def this_machine() -> Machine:
+    """What there is to load a model into, now."""
+    return Machine(devices(), host_memory(), cores())
+
+
+def choose(file: GgufFile, machine: Machine, options: LoadOptions) -> list[Plan]:
+    """The ways to load a checked file, the best first. Raises BqError if none fits, unless the options force it."""
+    _check(options)
+    shape = shape_of(file)
+    ways = fit.plans(shape, machine, options)
+    if ways:
+        return ways
+    least = fit.smallest_plan(shape, machine, options)
+    if not options.force_fit:
+        raise refusal(file, shape, least, machine, options)
+    return [least]
+
+
+def _check(options: LoadOptions) -> None:
+    """Raises UsageError for values that llama.cpp would end the process for."""
+    if options.kv is not None and options.kv not in KV_TYPES:
+        raise UsageError(
+            say(f"There is no KV type {options.kv}.", f"没有 KV 类型 {options.kv}。"),
+            say(f"Known: {', '.join(KV_TYPES)}.", f"可用的有：{'、'.join(KV_TYPES)}。"),
+        )
+    least = {"ctx": options.ctx, "threads": options.threads, "batch": options.batch, "outputs": options.outputs}
+    for name, value in {**least, "n_seq": options.n_seq}.items():
+        if value is not None and value < 1:
+            raise UsageError(say(f"{name} is {value}; it must be 1 or more.", f"{name} 为 {value}，必须不小于 1。"))
+    if options.n_seq > _MOST_SEQUENCES:
+        raise UsageError(
+            say(
+                f"{options.n_seq} sequences are more than llama.cpp's {_MOST_SEQUENCES}.",
+                f"{options.n_seq} 个序列超过 llama.cpp 的上限 {_MOST_SEQUENCES}。",
+            )
+        )
+
+
+class _Stoppable:
+    """A progress function that, once it has said stop, says so ever after."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self.stopped = False
+        self.heard = 0.0
+
+    def part(self, begin: float, end: float) -> Progress:
+        """For a step that is the part of the whole from `begin` to `end`."""
+        return lambda fraction: self._hear(begin + (end - begin) * fraction)
+
+    def _hear(self, fraction: float) -> bool:
+        self.heard = max(self.heard, fraction)  # a second try begins at 0 again
+        if self._progress is not None and not self.stopped and not self._progress(self.heard):
+            self.stopped = True
+        return not self.stopped
+
+
+def _load(file: GgufFile, plan: Plan, progress: Progress) -> tuple[Model, Estimate]:
     lib = library()
-    params = model_params()
-    if options.gpu_layers is not None:
-        params.n_gpu_layers = options.gpu_layers
     stopped: list[bool] = []
 
     @lib.llama_progress_callback  # type: ignore[untyped-decorator, unused-ignore]
     def on_progress(fraction: float, _: object) -> bool:
-        if progress is not None and not progress(fraction):
+        if not progress(fraction):
             stopped.append(True)
         return not stopped
 
+    used_devices = _chosen_devices(plan)  # llama.cpp reads the list while it loads
+    params = _model_params(plan)
+    params.devices = ctypes.cast(used_devices, ctypes.c_void_p)
     params.progress_callback = on_progress
-    model = lib.llama_model_load_from_file(os.fsencode(path), params)
-    if stopped:
-        if model:
+    with listening() as heard:
+        model = lib.llama_model_load_from_file(os.fsencode(file.path), params)
+        if stopped:
+            if model:
+                lib.llama_model_free(model)
+            raise _stopped()
+        if not model:
+            raise _failure(file.path, heard)
+        context = lib.llama_init_from_model(model, _context_params(plan))
+        if not context:
             lib.llama_model_free(model)
-        raise Cancelled(say("Loading was stopped.", "已停止加载。"))
-    if not model:
-        raise _load_failure(path)
-    context = lib.llama_init_from_model(model, _context_params(lib, file, options))
-    if not context:
-        lib.llama_model_free(model)
-        raise _load_failure(path)
-    return Model(file, model, context)
+            raise _failure(file.path, heard)
+    return Model(file, model, context), reported_use("".join(text for _, text in heard), shape_of(file))
 
 
-def _context_params(lib: Any, file: GgufFile, options: LoadOptions) -> Any:
-    trained = file.count(f"{ARCHITECTURE}.context_length", 4096)
-    size = min(options.ctx or trained, trained)
-    params = lib.llama_context_default_params()
-    params.n_ctx = size
-    params.n_batch = params.n_ubatch = _BATCH
-    params.n_threads = params.n_threads_batch = options.threads or decode_threads(file.size_bytes)
+def _chosen_devices(plan: Plan) -> Any:
+    by_name = {device.name: device for device in devices()}
+    return device_list([by_name[name] for name in plan.devices])
+
+
+def _model_params(plan: Plan) -> Any:
+    params = model_params()
+    params.n_gpu_layers = plan.setting.gpu_layers
+    params.load_mode = _load_mode(plan)
     return params
 
 
-def _load_failure(path: Path) -> BqError:
-    detail = last_errors()
-    return BqError(
+def _load_mode(plan: Plan) -> int:
+    lib = library()
+    if plan.mlock:
+        return int(lib.LLAMA_LOAD_MODE_MLOCK if plan.mmap is False else lib.LLAMA_LOAD_MODE_MMAP_MLOCK)
+    if plan.mmap is None:
+        return int(lib.LLAMA_LOAD_MODE_AUTO)
+    return int(lib.LLAMA_LOAD_MODE_MMAP if plan.mmap else lib.LLAMA_LOAD_MODE_NONE)
+
+
+def _context_params(plan: Plan) -> Any:
+    setting = plan.setting
+    params = library().llama_context_default_params()
+    params.n_ctx = setting.ctx
+    params.n_ubatch = setting.batch
+    params.n_batch = max(
+        setting.batch, setting.outputs
+    )  # a draft is decoded in one call, however small the batches are
+    params.n_seq_max = setting.sequences
+    params.kv_unified = True
+    params.n_outputs_max = setting.outputs
+    params.type_k = params.type_v = _KV[setting.kv]
+    params.n_threads, params.n_threads_batch = plan.threads, plan.threads_batch
+    return params
+
+
+def _stopped() -> Cancelled:
+    return Cancelled(say("Loading was stopped.", "已停止加载。"))
+
+
+def _failure(path: Path, heard: Sequence[tuple[int, str]]) -> BqError:
+    detail = errors_of(heard)
+    kind = _NoRoom if _NO_ROOM.search(detail) else BqError
+    return kind(
         say(
             f"llama.cpp could not load {path.name}{': ' + detail if detail else ''}.",
             f"llama.cpp 无法加载 {path.name}{'：' + detail if detail else ''}。",
@@ -80,5 +218,18 @@ def _load_failure(path: Path) -> BqError:
         say(
             "If memory is short, use a smaller mixture or a smaller --ctx; `--debug` shows llama.cpp's log.",
             "若内存不足，请换更小的量化或更小的 --ctx；`--debug` 可显示 llama.cpp 的日志。",
+        ),
+    )
+
+
+def _warnings(found: Fit, options: LoadOptions) -> tuple[str, ...]:
+    """What was asked for and could not be."""
+    context = found.plan.setting.ctx
+    if options.ctx is None or options.ctx <= context:
+        return ()
+    return (
+        say(
+            f"the context is {context} tokens, as long as the model was trained for, not {options.ctx}.",
+            f"上下文为 {context} 个词元，即模型训练时的长度，而非 {options.ctx}。",
         ),
     )

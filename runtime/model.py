@@ -37,7 +37,7 @@ _RELEASE_DEFAULTS = Options()
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a loaded file says of itself; `context` is the number of tokens in use."""
+    """What a loaded file says of itself; `context` is the most tokens of one conversation."""
 
     name: str
     variant: str
@@ -68,7 +68,7 @@ class Model:
             variant=known.variant,
             mixture=known.mixture,
             size_bytes=file.size_bytes,
-            context=int(lib.llama_n_ctx(context)),
+            context=int(min(lib.llama_n_ctx(context), lib.llama_model_n_ctx_train(model))),
             sampling=sampling_of(file),
             max_new_tokens=max(0, file.count("bq.max_new_tokens")) or DEFAULT_ANSWER_TOKENS,
         )

@@ -1,0 +1,167 @@
+"""The choice how to load, as lines for people: what it takes, why so, how far off it was, and what would fit if nothing does."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from bq.runtime import fit
+from bq.runtime.errors import BqError
+from bq.runtime.fit import LEAST_CONTEXT, LoadOptions, Machine, Plan
+from bq.runtime.gguf_file import GgufFile
+from bq.runtime.language import say
+from bq.runtime.memory import CONTEXT_STEP, HOST, Estimate, Shape, Use
+from bq.runtime.releases import Layout, releases
+
+if TYPE_CHECKING:
+    from bq.runtime.load import Fit
+
+_MIB, _GIB = 1 << 20, 1 << 30
+_SHORTEST_ADVISED = 512  # tokens; below that no conversation is possible
+
+
+def amount(size: int) -> str:
+    """Bytes as a person compares them: "61 MiB", "6.18 GiB", "12.0 GiB"."""
+    if size < _GIB:
+        return f"{size / _MIB:.0f} MiB"
+    return f"{size / _GIB:.2f} GiB" if size < 10 * _GIB else f"{size / _GIB:.1f} GiB"
+
+
+def describe(plan: Plan) -> str:
+    """One line: what each device will hold and has free, layers, context, threads."""
+    setting = plan.setting
+    parts = [_of_device(plan, use) for use in plan.estimate.uses]
+    if plan.devices:
+        parts.append(
+            say(
+                f"{setting.gpu_layers} of {plan.layers} layers on the GPU",
+                f"{plan.layers} 层中的 {setting.gpu_layers} 层在 GPU",
+            )
+        )
+    parts.append(say(f"context {setting.ctx}", f"上下文 {setting.ctx}"))
+    parts.append(f"KV {setting.kv}")
+    parts.append(say(f"{plan.threads} thread{'s' * (plan.threads > 1)}", f"{plan.threads} 线程"))
+    return say("Memory: ", "内存：") + say(", ", "，").join(parts)
+
+
+def _of_device(plan: Plan, use: Use) -> str:
+    free = plan.free_of(use.device)
+    name, total, left = use.device, amount(use.total), amount(free)
+    within = say(f"{name} {total} of {left} free", f"{name} {total} / 空闲 {left}")
+    buffers = use.compute + use.other
+    weights, kv, rest = amount(use.weights), amount(use.kv), amount(buffers)
+    return within + say(f" (weights {weights}, KV {kv}, buffers {rest})", f"（权重 {weights}、KV {kv}、缓冲区 {rest}）")
+
+
+def compare(found: "Fit") -> str:
+    """One line: what was predicted, what llama.cpp took, and how far off that is."""
+    predicted, used = _reported(found.plan.estimate), _reported(found.used)
+    off = f"{100 * (used / predicted - 1):+.1f} %"
+    line = say(
+        f"Memory: predicted {amount(predicted)}, used {amount(used)} ({off})",
+        f"内存：预计 {amount(predicted)}，实际 {amount(used)}（{off}）",
+    )
+    tries = len(found.failed)
+    return line + (say(f"; tries before that failed: {tries}", f"；此前失败 {tries} 次") if tries else "")
+
+
+def _reported(estimate: Estimate) -> int:
+    """What llama.cpp reports too."""
+    return sum(use.weights + use.kv + use.compute for use in estimate.uses)
+
+
+def reasons(plan: Plan, options: LoadOptions) -> tuple[str, ...]:
+    """Why less than everything was chosen."""
+    return tuple(_reasons(plan, options))
+
+
+def _reasons(plan: Plan, options: LoadOptions) -> Iterator[str]:
+    setting = plan.setting
+    if plan.devices and options.gpu_layers is None and setting.gpu_layers < plan.layers:
+        yield say("not all layers fit on the GPU", "GPU 放不下全部层")
+    if options.kv is None and setting.kv != "f16":
+        yield say("keys and values in q8_0 to save memory", "为节省内存，KV 使用 q8_0")
+    if options.ctx is None and setting.ctx < plan.trained:
+        yield say(
+            f"a context of {setting.ctx} instead of {plan.trained} to save memory",
+            f"为节省内存，上下文由 {plan.trained} 减为 {setting.ctx}",
+        )
+
+
+def refusal(file: GgufFile, shape: Shape, least: Plan, machine: Machine, options: LoadOptions) -> BqError:
+    """The error for a model that fits in no way that the options allow."""
+    short = fit.shortages(least, machine, options)[0]
+    use, setting, name = least.estimate.of(HOST), least.setting, file.path.name
+    weights, kv, rest = amount(use.weights), amount(use.kv), amount(use.compute + use.other)
+    needed, free = amount(short.needed), amount(short.free)
+    return BqError(
+        say(
+            f"{name} needs {needed} of memory with a context of {setting.ctx} and KV in {setting.kv} (weights {weights}, "
+            f"KV {kv}, buffers {rest}); {free} are free.",
+            f"{name} 在上下文 {setting.ctx}、KV 为 {setting.kv} 时需要 {needed} 内存（权重 {weights}、KV {kv}、"
+            f"缓冲区 {rest}），而空闲 {free}。",
+        ),
+        _remedy(shape, machine, options),
+    )
+
+
+def _remedy(shape: Shape, machine: Machine, options: LoadOptions) -> str:
+    context = _context_that_fits(shape, machine, options)
+    mixture = _mixture_that_fits(shape, machine, options)
+    ways = []
+    if context:
+        ways.append(f"--ctx {context[0]} --kv {context[1]}")
+    if mixture:
+        size = amount(mixture[1])
+        shorter = f" --ctx {mixture[2]}" if mixture[2] else ""
+        ways.append(
+            say(
+                f"a file in {mixture[0]} ({size}, `bq convert -q {mixture[0]}`){' with' + shorter if shorter else ''}",
+                f"{mixture[0]} 文件（{size}，`bq convert -q {mixture[0]}`）{'并用' + shorter if shorter else ''}",
+            )
+        )
+    if not ways:
+        ways.append(say("a smaller model (`bq models`)", "更小的模型（`bq models`）"))
+    return say(
+        f"What would fit: {', or '.join(ways)}. --force-fit loads it anyway.",
+        f"可以放下的有：{'，或 '.join(ways)}。--force-fit 可强行加载。",
+    )
+
+
+def _context_that_fits(shape: Shape, machine: Machine, options: LoadOptions) -> tuple[int, str] | None:
+    """The longest context, shorter than what is refused, that fits, and the KV type for it."""
+    longest = min(options.ctx or LEAST_CONTEXT, shape.trained)
+    kinds = dict.fromkeys([options.kv or "q8_0", "q8_0"])
+    for kv in kinds:
+        for ctx in range((longest - 1) // CONTEXT_STEP * CONTEXT_STEP, _SHORTEST_ADVISED - 1, -CONTEXT_STEP):
+            if fit.plans(shape, machine, replace(options, ctx=ctx, kv=kv)):
+                return ctx, kv
+    return None
+
+
+def _mixture_that_fits(shape: Shape, machine: Machine, options: LoadOptions) -> tuple[str, int, int | None] | None:
+    """The largest smaller mixture of the same layout that fits, and the context for it, None where the options say it."""
+    layout = _layout_of(shape)
+    sizes = sorted(layout.sizes.items(), key=lambda entry: -entry[1]) if layout else []
+    for ctx in (None, LEAST_CONTEXT // 2):
+        asked = replace(options, ctx=ctx) if ctx else options
+        for name, size in sizes:
+            if size < shape.weights and fit.plans(_scaled(shape, size), machine, asked):
+                return name, size, ctx
+    return None
+
+
+def _layout_of(shape: Shape) -> Layout | None:
+    known = (one.layout for one in releases() if one.layout)
+    wanted = (shape.hidden, len(shape.blocks), shape.ffn, shape.vocab)
+    return next((one for one in known if (one.hidden, one.blocks, one.ffn, one.vocab) == wanted), None)
+
+
+def _scaled(shape: Shape, weights: int) -> Shape:
+    """The same model with weights of another size."""
+    part = weights / shape.weights
+    return replace(
+        shape,
+        embedding=int(shape.embedding * part),
+        output=int(shape.output * part),
+        blocks=tuple(int(block * part) for block in shape.blocks),
+    )
