@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bq.runtime.llama import library
+from bq.runtime.llama import library, model_params
 from bq.runtime.model import Model
 from bq.runtime.sampling import Sampling
 
@@ -116,8 +116,12 @@ def _ours(model: Model, count: int) -> Time:
 def _llama_class(path: Path, model: Model) -> Callable[[int], Time]:
     from llama_cpp import Llama
 
-    threads = library().llama_n_threads(model._context)
+    lib = library()
+    safe, defaults = model_params(), lib.llama_model_default_params  # the class takes no such parameters itself
+    lib.llama_model_default_params = lambda: safe
+    threads = lib.llama_n_threads(model._context)
     llama = Llama(str(path), n_ctx=model.info.context, n_threads=threads, verbose=False, flash_attn=True)
+    lib.llama_model_default_params = defaults
     never_end = {2: -100.0, 195: -100.0}
 
     def loop(count: int) -> Time:

@@ -9,6 +9,7 @@ times; the few candidates left go through llama.cpp's sampler chain, whose gener
 import ctypes
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from bq.runtime.tokenizer import Tokenizer
 
 F32 = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.intp]
 
 _RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: llama.cpp draws one itself
 _COLUMNS = 1024  # top-k looks at this many column maxima first
@@ -117,6 +119,7 @@ class Sampler:
         self._sampling = sampling
         self._logits = Logits(vocab_size)
         self._penalized = sampling.repeat_penalty != 1
+        self._penalty, self._shrink = np.float32(sampling.repeat_penalty), np.float32(1 / sampling.repeat_penalty)
         self._is_seen = np.zeros(vocab_size, np.bool_)
         self._seen = np.zeros(vocab_size, np.int64)  # the first `_seen_count` are the distinct tokens so far
         self._seen_count = 0
@@ -150,12 +153,11 @@ class Sampler:
         return token
 
     def _penalize(self, logits: F32) -> None:
-        """Apply the repetition penalty to logits [vocab] in place, once for each token seen (Keskar et al. 2019, CTRL, 4.1)."""
+        """Apply the repetition penalty in place, once for each token seen (Keskar et al. 2019, CTRL, 4.1)."""
         if self._penalized and self._seen_count:
             seen = self._seen[: self._seen_count]
             values = logits[seen]
-            penalty = np.float32(self._sampling.repeat_penalty)
-            logits[seen] = np.where(values > 0, values / penalty, values * penalty)
+            logits[seen] = np.where(values > 0, values * self._shrink, values * self._penalty)
 
     def close(self) -> None:
         """Free the chain and the constraint; it is not used again."""
@@ -208,36 +210,41 @@ class _Chance:
             lib.llama_sampler_init_dist(seed),
         ):
             lib.llama_sampler_chain_add(self._chain, sampler)
-        self._candidates = np.zeros(0, _CANDIDATE)
         self._array = lib.llama_token_data_array()
-        self._every: npt.NDArray[np.intp] | None = None
+        self._pointer = ctypes.byref(self._array)
+        self._prepare(0)
 
     def pick(self, logits: F32) -> int:
         is_cut = 0 < self._top_k < len(logits)
-        order = top_k(logits, self._top_k) if is_cut else self._all(len(logits))
-        if len(self._candidates) != len(order):
-            self._candidates = np.zeros(len(order), _CANDIDATE)
-        candidates, array = self._candidates, self._array
-        candidates["id"] = order
-        candidates["logit"] = values = logits[order]
-        top = values[0] if is_cut else values.max()
+        if len(self._ids) != (self._top_k if is_cut else len(logits)):
+            self._prepare(self._top_k if is_cut else len(logits))
+        if is_cut:
+            order = top_k(logits, self._top_k)
+            self._ids[:] = order
+            self._values[:] = logits[order]
+            top = self._values[0]
+        else:
+            self._values[:] = logits
+            top = logits.max()
         if top != top:
             raise not_a_number()
-        array.data = ctypes.cast(candidates.ctypes.data, ctypes.POINTER(self._lib.llama_token_data))
-        array.size, array.selected, array.sorted = len(order), -1, is_cut
-        self._lib.llama_sampler_apply(self._chain, ctypes.byref(array))
-        return int(array.data[array.selected].id)
+        array = self._array
+        array.data, array.size, array.selected, array.sorted = self._data, len(self._ids), -1, is_cut
+        self._lib.llama_sampler_apply(self._chain, self._pointer)
+        return int(self._ids[array.selected])
 
-    def _all(self, count: int) -> npt.NDArray[np.intp]:
-        if self._every is None:
-            self._every = np.arange(count)
-        return self._every
+    def _prepare(self, count: int) -> None:
+        """Room for `count` candidates, in the order of their ids."""
+        candidates = np.zeros(count, _CANDIDATE)
+        candidates["id"] = np.arange(count)
+        self._ids, self._values = candidates["id"], candidates["logit"]
+        self._data = ctypes.cast(candidates.ctypes.data, ctypes.POINTER(self._lib.llama_token_data))
 
     def close(self) -> None:
         self._lib.llama_sampler_free(self._chain)
 
 
-def top_k(logits: F32, count: int) -> npt.NDArray[np.intp]:
+def top_k(logits: F32, count: int) -> Ids:
     """The indices of the `count` greatest logits, the greatest first; a NaN counts as the greatest.
 
     For few: the logits as a matrix of _COLUMNS columns; the greatest `count` stand in the `count` columns with the
@@ -246,14 +253,24 @@ def top_k(logits: F32, count: int) -> npt.NDArray[np.intp]:
     count = min(count, len(logits))
     rows = len(logits) // _COLUMNS
     if count > _FEW or rows < 2:
-        some = np.arange(len(logits)) if count == len(logits) else np.argpartition(logits, -count)[-count:]
-    else:
-        matrix = logits[: rows * _COLUMNS].reshape(rows, _COLUMNS)
-        maxima = matrix.max(axis=0)
-        columns = np.argpartition(maxima, -count)[-count:]
-        within = (columns + _COLUMNS * np.arange(rows)[:, None]).ravel()
-        some = np.concatenate((within, np.arange(rows * _COLUMNS, len(logits))))
-    return some[np.argsort(logits[some])[::-1][:count]]
+        return _greatest(logits, count)
+    maxima = logits[: rows * _COLUMNS].reshape(rows, _COLUMNS).max(axis=0)
+    starts, rest = _matrix(rows, len(logits))
+    some = np.concatenate(((starts + np.argpartition(maxima, -count)[-count:]).ravel(), rest))
+    chosen: Ids = some[_greatest(logits[some], count)]
+    return chosen
+
+
+def _greatest(values: F32, count: int) -> Ids:
+    some = np.argpartition(values, -count)[-count:]
+    order: Ids = some[np.argsort(values[some])[::-1]]
+    return order
+
+
+@lru_cache(4)
+def _matrix(rows: int, size: int) -> tuple[Ids, Ids]:
+    """Where the rows begin [rows, 1], and the indices that fill no row."""
+    return _COLUMNS * np.arange(rows)[:, None], np.arange(rows * _COLUMNS, size)
 
 
 def not_a_number() -> BqError:
@@ -267,7 +284,7 @@ def not_a_number() -> BqError:
     )
 
 
-def log_softmax(logits: F32, tokens: Sequence[int] | npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+def log_softmax(logits: F32, tokens: Sequence[int] | Ids) -> npt.NDArray[np.float64]:
     """Natural logarithms of the probabilities of some tokens, computed in float64 over all logits [vocab]."""
     wide = logits.astype(np.float64)
     top = wide.max()
