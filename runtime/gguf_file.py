@@ -31,6 +31,7 @@ _STRING, _ARRAY, _BOOL = 8, 9, 7
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _KIND_NAMES = ("u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "str", "arr", "u64", "i64", "f64")
 _HEADER_BYTES = 24  # magic, version, two counts
+_SHOWN = 64  # characters of a name from the file in a message
 # What else is found under the name of a model, by its first bytes.
 _OTHER_FILES = (
     (b"PK\x03\x04", "a zip archive, as a PyTorch checkpoint is", "zip 压缩包（PyTorch 检查点即如此）"),
@@ -178,7 +179,8 @@ class _Reader:
         for _ in range(key_count):
             key = self.string()
             if key in metadata or not key or "\0" in key:  # C compares keys up to a NUL
-                raise _Bad(say(f"the key {key!r} stands twice or is none", f"键 {key!r} 重复或无效"))
+                shown = repr(key[:_SHOWN])
+                raise _Bad(say(f"the key {shown} stands twice or is none", f"键 {shown} 重复或无效"))
             kinds[key], metadata[key] = self.value(self.scalar("I"))
         entries = [self.entry() for _ in range(tensor_count)]
         alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
@@ -187,7 +189,8 @@ class _Reader:
             or not DEFAULT_ALIGNMENT <= alignment <= 1 << 16
             or alignment & (alignment - 1)
         ):
-            raise _Bad(say(f"its alignment is {alignment}", f"对齐值为 {alignment}"))
+            shown = repr(alignment)[:_SHOWN]
+            raise _Bad(say(f"its alignment is {shown}", f"对齐值为 {shown}"))
         data_start = -(-self.at // alignment) * alignment
         return GgufFile(path, metadata, self.placed(entries, data_start, alignment), self.size, kinds)
 
@@ -259,7 +262,8 @@ class _Reader:
         name = self.string()
         dims = self.scalar("I")
         if not 0 < len(name.encode()) < MAX_NAME or "\0" in name or not 1 <= dims <= 4:
-            raise _Bad(say(f"the tensor {name[:80]!r} has {dims} dimensions", f"张量 {name[:80]!r} 有 {dims} 维"))
+            shown = repr(name[:_SHOWN])
+            raise _Bad(say(f"the tensor {shown} has {dims} dimensions", f"张量 {shown} 有 {dims} 维"))
         sizes = [self.scalar("Q") for _ in range(dims)]
         kind, offset = self.scalar("I"), self.scalar("Q")
         if kind not in GgmlType.__members__.values():

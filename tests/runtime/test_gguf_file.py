@@ -1,6 +1,7 @@
 """A GGUF header is read right, or refused in one line: never another error, never memory or time without bounds."""
 
 import os
+import re
 import struct
 import time
 import tracemalloc
@@ -85,7 +86,16 @@ HOSTILE = {
     "an array of an unknown type": header((key("a", ARRAY, u32(77) + u64(1) + b"a"),)),
     "strings that end early": header((key("a", ARRAY, u32(STRING) + u64(1000) + text("a")),), data=8),
     "a key twice": header((NAME, NAME)),
+    "a key without a name": header((key("", U32, u32(1)),)),
+    "a key with a NUL": header((key("general.name\0", STRING, text("x")),)),
+    "a key of 70,000 bytes twice": header((key("a" * 70000, U32, u32(1)),) * 2),
+    "a text over the limit in many strings": header(
+        (key("a", ARRAY, u32(STRING) + u64(3) + text(b"a" * (1 << 25)) * 3),)
+    ),
     "alignment 0": header((key("general.alignment", U32, u32(0)),)),
+    "alignment 16, less than llama.cpp maps": header((key("general.alignment", U32, u32(16)),), align=16),
+    "alignment as a longer number": header((key("general.alignment", U64, u64(32)),)),
+    "alignment as a long text": header((key("general.alignment", STRING, text("a" * 70000)),)),
     "alignment 33": header((key("general.alignment", U32, u32(33)),)),
     "alignment 2^31": header((key("general.alignment", U32, u32(1 << 31)),)),
     "alignment as text": header((key("general.alignment", STRING, text("32")),)),
@@ -100,6 +110,9 @@ HOSTILE = {
     "a product over 2^64": header((), (tensor("a", (1 << 33, 1 << 33)),)),
     "bytes that wrap around 2^64": header((), (tensor("a", (1 << 39, 1 << 20, 4)),)),
     "a name of 64 bytes": header((), (tensor("a" * 64),)),
+    "a name of 64 bytes in 32 characters": header((), (tensor("é" * 32),)),
+    "a name of nothing": header((), (tensor(""),)),
+    "a name with a NUL": header((), (tensor("a\0b"),)),
     "tensor type 31": header((), (tensor("a", kind=31),)),
     "a removed tensor type": header((), (tensor("a", kind=4),)),
     "tensor type 2^32 - 1": header((), (tensor("a", kind=(1 << 32) - 1),)),
@@ -109,6 +122,8 @@ HOSTILE = {
     "an offset off the alignment": header((), (tensor("a", offset=16),)),
     "one over another": header((), (tensor("a", (64,)), tensor("b", (64,), offset=128))),
     "one inside another": header((), (tensor("a", (256,)), tensor("b", (8,), offset=32))),
+    "a gap between two": header((), (tensor("a"), tensor("b", offset=256))),
+    "the second first": header((), (tensor("b", offset=128), tensor("a"))),
     "no data": header((), (tensor("a", (1024,)),), data=0),
 }
 
@@ -124,12 +139,44 @@ def test_a_hostile_header_is_refused_in_a_line(tmp_path: Path, data: bytes) -> N
     with pytest.raises(BqError, match=r"^x\.gguf is no whole GGUF file: .+\. Convert it again") as caught:
         read_gguf(_write(tmp_path, data))
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        (struct.pack("<Q", 900) + b'{"__metadata__":{}}', "it is a safetensors file"),
+        (b"PK\3\4\x14\0\0\0\0\0archive/data.pkl", "it is a zip archive"),
+        (b"\x80\2}q\0X\x1a", "it is a pickle"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:", "it is a Git LFS pointer"),
+        (b"<!DOCTYPE html><html>", "it is a web page"),
+        (b"<html>", "it is a web page"),
+        (b'{"error":"gated"}', "it is JSON"),
+        (b"tjgg\3\0\0\0", "it is a model of llama.cpp from before GGUF"),
+        (b"\x1f\x8b\x08", "it is a gzip archive"),
+        (b"\0" * 4096, "it is only zeros at its beginning"),
+        (b"GGUF\0\0\0\3" + b"\0" * 99, "it was made for big-endian machines"),
+        (b"GGUF\3\0\0\0", "it has only 8 bytes"),
+        (b"", "it is empty"),
+        (b"Entry not found", "it does not begin with GGUF"),
+    ],
+)
+def test_what_is_no_gguf_is_called_by_its_name(tmp_path: Path, head: bytes, words: str) -> None:
+    with pytest.raises(BqError, match=rf"^x\.gguf is no whole GGUF file: {re.escape(words)}"):
+        read_gguf(_write(tmp_path, head))
+
+
+def test_pieces_that_are_no_utf8_stay_different(tmp_path: Path) -> None:
+    pieces = key("a", ARRAY, u32(STRING) + u64(3) + text(b"\xff") + text(b"\xfe") + text("é"))
+    file = read_gguf(_write(tmp_path, header((pieces, key("name", STRING, text(b"\xff"))))))
+    assert file.metadata == {"a": ["\udcff", "\udcfe", "é"], "name": "�"}
+    assert file.kinds == {"a": "[str]", "name": "str"}
 
 
 def test_the_same_header_without_the_fault_is_read(tmp_path: Path) -> None:
     """What the hostile ones above differ from is good: they are refused for their fault alone."""
     keys = (NAME, key("a", ARRAY, u32(BOOL) + u64(2) + b"\0\1"), key("general.alignment", U32, u32(64)))
-    tensors = (tensor("b", (64,), offset=256), tensor("a", (32, 2)), tensor("c" * 63, (32,), kind=2, offset=512))
+    tensors = (tensor("a", (32, 2)), tensor("b", (64,), offset=256), tensor("c" * 63, (32,), kind=2, offset=512))
     file = read_gguf(_write(tmp_path, header(keys, tensors, align=64)))
     assert file.metadata == {"general.name": "x", "a": [False, True], "general.alignment": 64}
     assert {one.name: (one.shape, one.size_bytes) for one in file.tensors.values()} == {
@@ -156,6 +203,10 @@ def test_values_agree_with_gguf_py(converted: Convert) -> None:
     fields = {name: field.contents() for name, field in theirs.fields.items() if not name.startswith("GGUF.")}
     assert {name: ours.metadata[name] for name in fields} == fields
     assert set(ours.metadata) == set(fields)
+    names = {"STRING": "str", "UINT32": "u32", "INT32": "i32", "FLOAT32": "f32", "BOOL": "bool"}
+    for name in fields:
+        types = [names.get(kind.name, "arr") for kind in theirs.fields[name].types]
+        assert ours.kinds[name] == (f"[{types[1]}]" if types[0] == "arr" else types[0])
     assert set(ours.tensors) == {one.name for one in theirs.tensors}
     for one in theirs.tensors:
         entry = ours.tensors[one.name]
