@@ -44,8 +44,13 @@ class Result:
     text: str
     stop: str
     prompt_tokens: int
-    tokens: int
+    ids: tuple[int, ...] = ()
     error: str = ""
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the answer has."""
+        return len(self.ids)
 
 
 @dataclass
@@ -76,7 +81,7 @@ def run_batch(
     if engine is None:
         raise RuntimeError("the model is closed")
     most = min(parallel, MOST_OUTPUTS, int(library().llama_n_seq_max(engine.context)))
-    run = _Run(engine, _with_defaults(jobs, model), most, cancel)
+    run = _Run(engine, _with_defaults(jobs, model), most, model.info.context, cancel)
     engine.take_over()
     try:
         yield from run.results(on_step)
@@ -94,7 +99,7 @@ def _with_defaults(jobs: Iterable[Job], model: Model) -> Iterator[Job]:
 class _Answer:
     """One job on its way: the ids so far, what draws the next, and the text."""
 
-    def __init__(self, job: Job, engine: Engine) -> None:
+    def __init__(self, job: Job, engine: Engine, context: int) -> None:
         self.job, self._engine = job, engine
         self.ids = list(job.ids)
         self.tokens = 0
@@ -105,7 +110,7 @@ class _Answer:
         self._stream = TextStream(strip_space=tokenizer.add_dummy_prefix)
         self._stops = StopStrings(options.stop)
         self._pieces: list[str] = []
-        self.limit = self._limit(engine.size - len(job.ids))
+        self.limit = self._limit(context - len(job.ids))
 
     def _limit(self, room: int) -> int:
         spare = min(MOST_CLOSING_TOKENS, room // 2) if self._sampler.constraint is not None else 0
@@ -145,7 +150,8 @@ class _Answer:
     def result(self) -> Result:
         """The finished answer."""
         text = "".join((*self._pieces, self._stops.finish(self._stream.finish())))
-        return Result(self.job.key, text, self.stop, len(self.job.ids), self.tokens, self.error)
+        length = len(self.job.ids)
+        return Result(self.job.key, text, self.stop, length, tuple(self.ids[length:]), self.error)
 
     def close(self) -> None:
         self._sampler.close()
@@ -154,10 +160,12 @@ class _Answer:
 class _Run:
     """The answers under way and those that wait."""
 
-    def __init__(self, engine: Engine, jobs: Iterator[Job], parallel: int, cancel: threading.Event | None) -> None:
+    def __init__(
+        self, engine: Engine, jobs: Iterator[Job], parallel: int, context: int, cancel: threading.Event | None
+    ) -> None:
         self._engine, self._jobs, self._cancel = engine, jobs, cancel
         self._cache = Sequences(engine, parallel)
-        self._parallel = parallel
+        self._parallel, self._context = parallel, context
         self._running: dict[int, _Answer] = {}  # by sequence, the oldest first
         self._waiting: deque[_Answer] = deque()
         self._ended = self._ended_tokens = 0
@@ -196,11 +204,11 @@ class _Run:
 
     def _take_in(self, job: Job) -> Result | None:
         try:
-            if not 0 < len(job.ids) < self._engine.size:
-                raise _no_room(len(job.ids), self._engine.size)
-            self._waiting.append(_Answer(job, self._engine))
+            if not 0 < len(job.ids) < self._context:
+                raise _no_room(len(job.ids), self._context)
+            self._waiting.append(_Answer(job, self._engine, self._context))
         except BqError as error:
-            return Result(job.key, "", "error", len(job.ids), 0, str(error))
+            return Result(job.key, "", "error", len(job.ids), error=str(error))
         return None
 
     def _has_room(self, new: _Answer) -> bool:

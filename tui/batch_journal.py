@@ -40,6 +40,7 @@ class Contents:
 
     header: dict[str, Any]
     answers: dict[int, tuple[int, int]] = field(default_factory=dict)
+    failed: set[int] = field(default_factory=set)  # lines whose answer is an error
     end: int = 0  # behind the last whole line
 
 
@@ -65,9 +66,11 @@ def read_journal(file: BinaryIO, numbers: Collection[int]) -> Contents | None:
     wanted = frozenset(numbers)
     for offset, data in _whole_lines(file, len(first)):
         contents.end = offset + len(data)
-        line = _line_of(data)
+        answer = _payload(data)
+        line = _line_of(answer)
         if line in wanted and line not in contents.answers:
             contents.answers[line] = (offset + _PREFIX, len(data) - _PREFIX)
+            contents.failed |= {line} if answer.get("stop") == "error" else set()
     return contents
 
 
@@ -77,9 +80,8 @@ def _whole_lines(file: BinaryIO, offset: int) -> Iterator[tuple[int, bytes]]:
         offset += len(data)
 
 
-def _line_of(data: bytes) -> int | None:
+def _line_of(answer: Any) -> int | None:
     """The line that a record answers, None for a record that is damaged."""
-    answer = _payload(data)
     if not isinstance(answer, dict) or not isinstance(answer.get("output"), str):
         return None
     line = answer.get("line")
@@ -110,6 +112,7 @@ class Journal:
         self._synced = time.monotonic()
         self._is_synced = True
         self.header = contents.header
+        self.failed = contents.failed
 
     @property
     def done(self) -> Collection[int]:
@@ -121,6 +124,8 @@ class Journal:
         data = encode(answer)
         self._append(_checksum(data) + data)
         self._answers[answer["line"]] = (self._end - len(data), len(data))
+        if answer["stop"] == "error":
+            self.failed.add(answer["line"])
         self.tick()
 
     def tick(self) -> None:

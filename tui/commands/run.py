@@ -7,6 +7,7 @@ import click
 from bq.runtime.errors import UsageError
 from bq.runtime.language import say
 from bq.tui.answer import answer, piped_text
+from bq.tui.commands.batch import answer_batch, batch_options, check_alone
 from bq.tui.commands.options import model_options, sampling_options, session_option, stop_option
 from bq.tui.kept_session import KeptSession, print_note, session_in_use
 
@@ -27,10 +28,14 @@ if TYPE_CHECKING:
 @sampling_options
 @stop_option
 @session_option
+@batch_options
 @click.option("--stats", is_flag=True, help=say("Print counts and speed to stderr.", "在 stderr 输出计数与速度。"))
-@click.option("--force", is_flag=True, help=say("Also with a Base model.", "也允许 Base 模型。"))
+@click.option("--force", is_flag=True, help=say("Also with a Base model; replace OUT.", "也允许 Base 模型；覆盖 OUT。"))
 def command(instruction: str | None, system: str, session: str | None, force: bool, **given: Any) -> int:
-    """Answer the instruction and the piped text."""
+    """Answer the instruction and the piped text, or every line of a batch."""
+    if given["lines"] is not None:
+        return answer_batch(instruction, system, force, {**given, "session": session})
+    check_alone(given)
     content = "\n\n".join(part for part in (instruction or "", piped_text()) if part)
     if not content.strip():
         raise UsageError(say("There is no instruction.", "没有指令。"), say('Try: bq run "…"', '例如：bq run "…"'))

@@ -1,0 +1,304 @@
+"""`bq run --batch`: every line of a JSONL file is answered, many at once, and a killed run goes on where it stopped."""
+
+import secrets
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from bq.runtime.errors import BqError, Cancelled, UsageError
+from bq.runtime.language import say
+from bq.tui.batch_input import Batch, Task, Template, read_batch
+from bq.tui.batch_journal import journal_path, open_journal, refuse_existing
+from bq.tui.batch_progress import Printer, Progress, Sink
+
+if TYPE_CHECKING:
+    from bq.runtime.batch import Job, Result
+    from bq.runtime.generation import Options
+    from bq.runtime.gguf_file import GgufFile
+    from bq.runtime.model import Model
+
+F = TypeVar("F", bound=Callable[..., Any])
+DEFAULT_PARALLEL = 8
+MOST_PARALLEL = 32
+_ONLY_HERE = ("output", "parallel", "restart")
+_LOADS_ONLY = {"model", "threads", "gpu_layers", "batch_size", "device", "mmap", "no_mmap", "mlock", "stats"}
+_STDOUT = "-"
+
+
+def batch_options(function: F) -> F:
+    """--batch and what goes with it."""
+    for option in (
+        click.option(
+            "--restart",
+            is_flag=True,
+            help=say("With --batch: drop what a stopped run has answered.", "与 --batch 合用：丢弃中断时已有的回答。"),
+        ),
+        click.option(
+            "--parallel",
+            type=click.IntRange(1, MOST_PARALLEL),
+            help=say(
+                f"With --batch: answers at once. [default: {DEFAULT_PARALLEL}]",
+                f"与 --batch 合用：同时生成的回答数。[默认：{DEFAULT_PARALLEL}]",
+            ),
+        ),
+        click.option(
+            "-o",
+            "--output",
+            metavar="OUT",
+            help=say(
+                "With --batch: the JSONL file of the answers, or - for stdout.",
+                "与 --batch 合用：写入回答的 JSONL 文件，- 表示标准输出。",
+            ),
+        ),
+        click.option(
+            "--batch",
+            "lines",
+            metavar="IN",
+            help=say(
+                'Answer every line of a JSONL file (- for stdin): "…", {"instruction", "input", "system", "id"}, '
+                '{"messages"} or {"text"}. INSTRUCTION, if given, is the one above every line. '
+                "A stopped run goes on when called again.",
+                '回答 JSONL 文件（- 表示标准输入）的每一行："…"、{"instruction", "input", "system", "id"}、'
+                '{"messages"} 或 {"text"}。若给出 INSTRUCTION，则置于每行之上。中断后再次调用即可继续。',
+            ),
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def check_alone(given: Mapping[str, Any]) -> None:
+    """Raise UsageError for the options of a batch without one."""
+    for name in _ONLY_HERE:
+        if given[name]:
+            raise UsageError(say(f"--{name} goes with --batch.", f"--{name} 须与 --batch 合用。"))
+
+
+def answer_batch(instruction: str | None, system: str, force: bool, given: dict[str, Any]) -> int:
+    """Answer all lines and return the exit status: 0, or 1 if a line has an error instead of an answer."""
+    if given["output"] is None:
+        raise UsageError(
+            say("Where should the answers go?", "回答写到哪里？"),
+            say("Give -o OUT.jsonl, or -o -.", "请用 -o OUT.jsonl 或 -o -。"),
+        )
+    if given.get("session") is not None:
+        raise UsageError(say("--session does not go with --batch.", "--session 不能与 --batch 合用。"))
+    batch = read_batch(given["lines"], Template(instruction or "", system))
+    _tell_unread(batch)
+    work = _Work(batch, system, instruction or "", force, given)
+    return work.to_stdout() if given["output"] == _STDOUT else work.to_file(Path(given["output"]).expanduser())
+
+
+class _Work:
+    """One call: the lines, the model, and what the command line says about both."""
+
+    def __init__(self, batch: Batch, system: str, instruction: str, force: bool, given: dict[str, Any]) -> None:
+        from bq.runtime.gguf_file import read_gguf
+        from bq.tui.chosen_model import choose_model
+
+        self._batch, self._force, self._given = batch, force, given
+        self._path = choose_model(given["model"])
+        self._file = read_gguf(self._path)
+        self._texts = {"INSTRUCTION": instruction, "--system": system}
+        _check_variant(self._file, batch, force)
+
+    def to_stdout(self) -> int:
+        """Print the answers, each as soon as all before it are there."""
+        sink = Printer(self._batch.numbers)
+        self._answer(sink, self._new_seed())
+        return _report_failed(sink)
+
+    def to_file(self, out: Path) -> int:
+        """Write the answers to a file when all are there; until then they are in its journal."""
+        numbers = self._batch.numbers
+        self._check_output(out)
+        drawn = {"seed": self._new_seed()}
+        with open_journal(out, self._header(), drawn, numbers, self._given["restart"]) as journal:
+            if out.exists() and not self._force:
+                if not journal.is_written_to(out, numbers):
+                    refuse_existing(out)
+                journal.remove()
+                return _report_failed(journal)
+            begun = len(journal.done)
+            if begun:
+                _note(
+                    say(
+                        f"{begun} of {len(numbers)} lines are answered already.",
+                        f"{len(numbers)} 行中已回答 {begun} 行。",
+                    )
+                )
+            if begun < len(numbers):
+                self._answer(journal, int(journal.header["seed"]))
+            journal.finish(out, numbers, self._force)
+        _note(say(f"Wrote {len(numbers)} answers to {out}.", f"已将 {len(numbers)} 条回答写入 {out}。"))
+        return _report_failed(journal)
+
+    def _check_output(self, out: Path) -> None:
+        from bq.convert.output_file import check_output
+
+        check_output(out, force=True, need_bytes=0)
+        source = self._given["lines"]
+        if source != "-" and out.exists() and out.samefile(Path(source).expanduser()):
+            raise UsageError(
+                say(f"{out} is the input.", f"{out} 是输入文件。"), say("Give another -o.", "请用 -o 指定其他名称。")
+            )
+        if not self._force and not journal_path(out).exists():
+            refuse_existing(out)
+
+    def _new_seed(self) -> int:
+        seed: int | None = self._given["seed"]
+        return secrets.randbits(32) if seed is None else seed
+
+    def _header(self) -> dict[str, Any]:
+        """What the answers depend on."""
+        from bq.runtime.session import ModelSource
+
+        options: dict[str, Any] = dict(self._texts)
+        for name in sorted(self._given.keys() - _LOADS_ONLY - {"lines", "session", *_ONLY_HERE}):
+            value = self._given[name]
+            options["--" + name.replace("_", "-")] = list(value) if isinstance(value, tuple) else value
+        return {
+            "model": dict(ModelSource.of(self._file, "").fingerprint()),
+            "input": self._batch.digest,
+            "options": options,
+        }
+
+    def _answer(self, sink: Sink, seed: int) -> None:
+        """Answer what `sink` does not have yet. Raises Cancelled if it was interrupted."""
+        from bq.runtime.batch import run_batch
+        from bq.runtime.load import load
+        from bq.tui.answer import stop_on_interrupt
+        from bq.tui.chosen_model import remember_model
+        from bq.tui.commands.options import load_options
+
+        parallel = self._given["parallel"] or DEFAULT_PARALLEL
+        options = replace(load_options(self._given), n_seq=parallel)
+        with stop_on_interrupt() as cancel, load(self._path, options, lambda _: not cancel.is_set()) as model:
+            if self._given["model"] is not None:
+                remember_model(self._path)
+            for warning in model.warnings:
+                _note(say("Warning: ", "警告：") + warning)
+            with Progress(sink, len(self._batch.numbers)) as progress:
+                tasks: dict[int, Task] = {}
+                jobs = _Jobs(model, self._options(model), seed, sink, tasks)
+                for result in run_batch(model, jobs.of(self._batch), parallel, cancel, progress):
+                    sink.add(_as_answer(tasks.pop(result.key), result))
+        if self._given["stats"]:
+            progress.report()
+        if len(sink.done) < len(self._batch.numbers):
+            raise _stopped(sink, len(self._batch.numbers))
+
+    def _options(self, model: "Model") -> "Options":
+        from bq.runtime.generation import Options
+        from bq.tui.commands.options import sampling
+
+        return Options(
+            sampling=sampling(self._given, model.info.sampling),
+            max_tokens=self._given["max_tokens"],
+            stop=self._given["stop"],
+            constraint=self._given.get("constraint"),
+        )
+
+
+class _Jobs:
+    """The lines that are not answered yet as jobs; `tasks` keeps those under way."""
+
+    def __init__(self, model: "Model", options: "Options", seed: int, sink: Sink, tasks: dict[int, Task]) -> None:
+        self._model, self._options, self._seed = model, options, seed
+        self._sink, self._tasks = sink, tasks
+
+    def of(self, batch: Batch) -> Iterator["Job"]:
+        """A line that makes no prompt is answered with an error at once."""
+        for task in batch.tasks(frozenset(self._sink.done)):
+            try:
+                job = self._job(task)
+            except BqError as error:
+                self._sink.add(
+                    {**task.head, "line": task.line, "output": "", "stop": "error", "tokens": 0, "error": str(error)}
+                )
+                continue
+            self._tasks[task.line] = task
+            yield job
+
+    def _job(self, task: Task) -> "Job":
+        from bq.runtime.batch import Job
+
+        options = self._options
+        sampling = replace(options.sampling or self._model.info.sampling, seed=line_seed(self._seed, task.line))
+        return Job(task.line, self._ids(task), replace(options, sampling=sampling))
+
+    def _ids(self, task: Task) -> tuple[int, ...]:
+        if task.text is not None:
+            return tuple(self._model.tokenizer.encode(task.text))
+        return self._model.prompt(task.messages, self._options.max_tokens).ids
+
+
+def line_seed(seed: int, line: int) -> int:
+    """The seed of a line's draws: the same whatever else runs, and for no two lines or seeds in step."""
+    digest = blake2b(f"{seed} {line}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") % (2**32 - 1)  # the greatest means a random one to llama.cpp
+
+
+def _as_answer(task: Task, result: "Result") -> dict[str, Any]:
+    """A line of the output."""
+    answer = {**task.head, "line": task.line, "output": result.text, "stop": result.stop, "tokens": result.tokens}
+    if result.stop == "incomplete":
+        return {**answer, "output": "", "stop": "error", "error": _incomplete()}
+    return {**answer, "error": result.error} if result.error else answer
+
+
+def _incomplete() -> str:
+    return say(
+        "The answer came to no end that the grammar allows. Use a larger --max-tokens.",
+        "回答未能按语法结束。请增大 --max-tokens。",
+    )
+
+
+def _check_variant(file: "GgufFile", batch: Batch, force: bool) -> None:
+    from bq.runtime.known import describe_file
+
+    known = describe_file(file)
+    if batch.has_chat and known.variant == "base" and not force:
+        raise UsageError(
+            say(
+                f"{known.name} is a Base model: it goes on with a text and answers no instruction.",
+                f"{known.name} 是 Base 模型：它只会续写文本，不会回答指令。",
+            ),
+            say('Use {"text": "…"} lines, or a Chat release.', '请使用 {"text": "…"} 行，或改用 Chat 版本。'),
+        )
+
+
+def _tell_unread(batch: Batch) -> None:
+    if batch.unread:
+        names = ", ".join(sorted(name if len(name) <= 40 else name[:40] + "…" for name in batch.unread)[:5])
+        _note(str(BqError(say(f"Keys that bq does not read: {names}.", f"bq 不读取的键：{names}。"))))
+
+
+def _stopped(sink: Sink, total: int) -> Cancelled:
+    done = len(sink.done)
+    how = "" if isinstance(sink, Printer) else say("The same command goes on.", "再次运行同样的命令即可继续。")
+    return Cancelled(
+        say(f"Stopped: {done} of {total} lines are answered.", f"已停止：{total} 行中已回答 {done} 行。"), how
+    )
+
+
+def _report_failed(sink: Sink) -> int:
+    if not sink.failed:
+        return 0
+    first, count = min(sink.failed), len(sink.failed)
+    _note(
+        say(
+            f'bq: {count} lines have an "error" instead of an answer, line {first} first.',
+            f"bq：有 {count} 行得到的是 error 而非回答，首先是第 {first} 行。",
+        )
+    )
+    return 1
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr)
