@@ -400,10 +400,9 @@ from pathlib import Path
 from bq.runtime import session
 from bq.runtime.errors import BqError
 from bq.runtime.session_file import open_session
-from tests.support.contexts import Kind, Loaded
-model = Loaded(Path(sys.argv[1]))
-for path in sorted(Path(sys.argv[2]).iterdir()):
-    with model.engine(Kind(flash=path.suffix != ".t")) as engine:
+from tests.support.contexts import Loaded
+with Loaded(Path(sys.argv[1])).engine() as engine:
+    for path in sorted(Path(sys.argv[2]).iterdir()):
         try:
             with open_session(path) as stored:
                 result = session.restore(engine, {"name": "m"}, stored)
@@ -412,7 +411,7 @@ for path in sorted(Path(sys.argv[2]).iterdir()):
             outcome = str(error)
         kept = engine.keep_prefix(range(300, 320))
         assert engine.prefill(list(range(300, 320))[kept:])
-    print(path.name, outcome, flush=True)
+        print(path.name, outcome, flush=True)
 """
 
 
@@ -531,7 +530,7 @@ from pathlib import Path
 from bq.runtime import session
 from bq.runtime.errors import BqError
 from bq.runtime.prompt import Message
-from tests.support.contexts import Kind, Loaded
+from tests.support.contexts import Loaded
 path = Path(sys.argv[2])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 with Loaded(Path(sys.argv[1])).engine() as engine:
@@ -569,7 +568,7 @@ from pathlib import Path
 from bq.runtime import session
 from bq.runtime.prompt import Message
 from bq.runtime.session_file import open_session
-from tests.support.contexts import Kind, Loaded
+from tests.support.contexts import Loaded
 path, draw, left = Path(sys.argv[2]), random.Random(3), 0
 with Loaded(Path(sys.argv[1])).engine() as engine:
     engine.prefill(list(range(300, 339)))
