@@ -14,11 +14,10 @@ from bq.runtime import ggml
 from bq.runtime.gguf_file import GgufFile, TensorEntry
 from bq.runtime.language import say
 from bq.runtime.prompt import Roles
-from bq.runtime.releases import find_release, role_generation
+from bq.runtime.releases import find_release, role_generation, vocabulary_generation
 
 _CONTROL, _USER_DEFINED = 3, 4  # llama.cpp's token types
 _LONGEST_NAME = 100
-_VOCABULARIES = {64000: 1, 125696: 2}  # tokens to generation
 # Rows of output.weight that are looked at: runs of neighbours, so that a disk is read in few places.
 _RUNS, _ROWS_OF_A_RUN = 16, 16
 # How far quantization moves the norm of a row of norm 1: at most 0.012 for 4 bits and more, 0.1 for those listed
@@ -118,7 +117,7 @@ def _generation(file: GgufFile) -> int | None:
         return own
     if len(pieces) <= max(roles.user, roles.assistant):
         return None
-    return role_generation(pieces[roles.user], pieces[roles.assistant]) or _VOCABULARIES.get(len(pieces))
+    return role_generation(pieces[roles.user], pieces[roles.assistant]) or vocabulary_generation(len(pieces))
 
 
 def _list(file: GgufFile, key: str) -> list[Any]:

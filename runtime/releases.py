@@ -21,11 +21,8 @@ class Layout:
     generation: int
     hidden: int
     blocks: int
-    heads: int
     ffn: int
     vocab: int
-    position: str
-    norm_head: bool
     weights: int
     sizes: Mapping[str, int]
 
@@ -75,6 +72,11 @@ def role_generation(user_piece: str, assistant_piece: str) -> int | None:
     """1 or 2 by the names of the pieces at the role ids, None if they are others."""
     pair = (user_piece, assistant_piece)
     return next((generation for generation, pieces in role_pieces().items() if pieces == pair), None)
+
+
+def vocabulary_generation(size: int) -> int | None:
+    """1 or 2 by the number of tokens that its releases have, None for any other number."""
+    return next((one.layout.generation for one in releases() if one.layout and one.layout.vocab == size), None)
 
 
 def find_release(text: str) -> Release | None:

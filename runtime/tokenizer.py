@@ -18,6 +18,7 @@ from bq.runtime.gguf_file import GgufFile, read_gguf
 from bq.runtime.known import roles_of
 from bq.runtime.language import say
 from bq.runtime.llama import last_errors, library
+from bq.runtime.structure import check_vocabulary
 
 DUMMY_PREFIX_KEY = "bq.tokenizer.add_dummy_prefix"
 EXTRA_WHITESPACE_KEY = "bq.tokenizer.remove_extra_whitespaces"
@@ -105,6 +106,7 @@ def _forgeable_pieces(file: GgufFile) -> "re.Pattern[str] | None":
 def load_tokenizer(path: Path) -> Iterator[Tokenizer]:
     """The tokenizer of a GGUF file alone, without its weights. Raises BqError if llama.cpp does not take it."""
     file = read_gguf(path)
+    check_vocabulary(file)
     lib = library()
     params = lib.llama_model_default_params()
     params.vocab_only = True

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bq.runtime.releases import Release, find_release, releases
+from bq.runtime.releases import Release, find_release, releases, role_generation, vocabulary_generation
 
 ALL = releases()
 _by_name = pytest.mark.parametrize("release", ALL, ids=[one.name for one in ALL])
@@ -60,9 +60,11 @@ def test_a_layout_is_the_one_of_facts_section_1(release: Release) -> None:
     layout = release.layout
     if layout is None:
         return
-    expected = {"7B": (4096, 32, 32, 11008, "rope"), "13B": (5120, 40, 40, 13696, "alibi")}[release.size]
-    assert (layout.hidden, layout.blocks, layout.heads, layout.ffn, layout.position) == expected
-    assert (layout.vocab, layout.norm_head) == {1: (64000, False), 2: (125696, True)}[layout.generation]
+    assert (layout.hidden, layout.blocks, layout.ffn) == {"7B": (4096, 32, 11008), "13B": (5120, 40, 13696)}[
+        release.size
+    ]
+    assert layout.vocab == {1: 64000, 2: 125696}[layout.generation]
+    assert layout.generation == {"baichuan": 1, "baichuan2": 2}[release.generation]
     per_block = 4 * layout.hidden**2 + 3 * layout.hidden * layout.ffn + 2 * layout.hidden
     assert layout.weights == 2 * layout.vocab * layout.hidden + layout.blocks * per_block + layout.hidden
     # 512 and 800 KiB per token (shared/llama.md section 2).
@@ -80,6 +82,13 @@ def test_sizes_are_there_for_every_mixture_and_plausible(release: Release) -> No
     assert sizes["F32"] == 4 * release.layout.weights
     order = ["Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0", "F16", "F32"]
     assert [sizes[name] for name in order] == sorted(sizes[name] for name in order)
+
+
+def test_a_generation_is_known_by_its_role_pieces_and_its_vocabulary() -> None:
+    """As the configurations and tokenizers of the releases have them."""
+    assert role_generation("<reserved_102>", "<reserved_103>") == vocabulary_generation(64000) == 1
+    assert role_generation("<reserved_106>", "<reserved_107>") == vocabulary_generation(125696) == 2
+    assert role_generation("<reserved_106>", "<reserved_103>") is vocabulary_generation(125697) is None
 
 
 @_by_name
