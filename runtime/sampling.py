@@ -149,6 +149,7 @@ class Sampler:
             return None
         token = self.constraint.closing(self._logits.row(context, index))
         if token is not None:
+            self.constraint.accept(token)
             self._remember(token)
         return token
 
