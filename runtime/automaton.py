@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from heapq import heappop, heappush
 from itertools import groupby
 
@@ -103,6 +104,7 @@ class Automaton:
         self.work = 0
         self.start = self._close([(self._entry[ROOT], 0, None)])
 
+    @cached_property
     def after_optional_space(self) -> State:
         """The start of a text before which one space may stand that is not part of it."""
         start = self.start

@@ -7,7 +7,6 @@ and bytes of a character only where they can become one that fits. A Baichuan 1 
 printed; it may come and is no part of the text.
 """
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -149,7 +148,7 @@ class GrammarConstraint:
 
     def __init__(self, automaton: Automaton, tokenizer: Tokenizer) -> None:
         self._automaton, self._tokenizer = automaton, tokenizer
-        self._state = automaton.after_optional_space() if tokenizer.add_dummy_prefix else automaton.start
+        self._state = automaton.after_optional_space if tokenizer.add_dummy_prefix else automaton.start
         self._spaced = tokenizer.add_dummy_prefix  # nothing has come yet: a first space is not printed
         self._open = b""  # the first bytes of a character
 
@@ -302,32 +301,3 @@ def _span(first: bytes) -> tuple[int, int]:
     low, high = _FIRST_CONTINUATION.get(first[0], (0x80, 0xBF))
     least, greatest = (first + bytes([low]), first + bytes([high])) if len(first) == 1 else (first, first)
     return ord(least.ljust(length, b"\x80").decode()), ord(greatest.ljust(length, b"\xbf").decode())
-
-
-def parse_json(text: str) -> Any:
-    """A schema's text. Raises UsageError that says where it is no JSON."""
-
-    def no_constant(name: str) -> None:
-        raise ValueError(say(f"{name} is no JSON", f"{name} 不是 JSON"))
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        named = dict(pairs)
-        if len(named) < len(pairs):
-            name = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
-            raise ValueError(say(f"the name {name!r} comes twice in one object", f"名称 {name!r} 在同一对象中出现两次"))
-        return named
-
-    try:
-        return json.loads(text, parse_constant=no_constant, object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
-        raise UsageError(
-            say(
-                f"The JSON schema is no JSON: {error.msg} in line {error.lineno}, column {error.colno}.",
-                f"JSON 模式不是有效的 JSON：第 {error.lineno} 行第 {error.colno} 列（{error.msg}）。",
-            )
-        ) from None
-    except (ValueError, RecursionError) as error:
-        detail = error if isinstance(error, ValueError) else say("it is nested too deeply", "嵌套过深")
-        raise UsageError(
-            say(f"The JSON schema cannot be used: {detail}.", f"无法使用该 JSON 模式：{detail}。")
-        ) from None

@@ -10,8 +10,10 @@ import json
 import math
 from collections.abc import Iterator
 from functools import reduce
+from typing import Any
 from urllib.parse import unquote
 
+from bq.runtime.errors import UsageError
 from bq.runtime.grammar import ROOT
 from bq.runtime.json_grammar import FORMATS, NEVER, RULES, decimal, name_rules, value, whole_number
 from bq.runtime.json_keywords import (
@@ -31,9 +33,39 @@ from bq.runtime.json_keywords import (
     types,
 )
 from bq.runtime.json_pattern import pattern_to_gbnf
+from bq.runtime.language import say
 
 _MOST_RULES = 20_000
 _MOST_NESTED = 60
+
+
+def parse_schema(text: str) -> Any:
+    """A schema's text. Raises UsageError that says where it is no JSON."""
+
+    def no_constant(name: str) -> None:
+        raise ValueError(say(f"{name} is no JSON", f"{name} 不是 JSON"))
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        named = dict(pairs)
+        if len(named) < len(pairs):
+            name = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+            raise ValueError(say(f"the name {name!r} comes twice in one object", f"名称 {name!r} 在同一对象中出现两次"))
+        return named
+
+    try:
+        return json.loads(text, parse_constant=no_constant, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        raise UsageError(
+            say(
+                f"The JSON schema is no JSON: {error.msg} in line {error.lineno}, column {error.colno}.",
+                f"JSON 模式不是有效的 JSON：第 {error.lineno} 行第 {error.colno} 列（{error.msg}）。",
+            )
+        ) from None
+    except (ValueError, RecursionError) as error:
+        detail = error if isinstance(error, ValueError) else say("it is nested too deeply", "嵌套过深")
+        raise UsageError(
+            say(f"The JSON schema cannot be used: {detail}.", f"无法使用该 JSON 模式：{detail}。")
+        ) from None
 
 
 def schema_to_gbnf(schema: object) -> str:

@@ -26,7 +26,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_PARALLEL = 8
 MOST_PARALLEL = 32
 _ONLY_HERE = ("output", "parallel", "restart")
-_LOADS_ONLY = {"model", "threads", "gpu_layers", "batch_size", "device", "mmap", "no_mmap", "mlock", "stats"}
+_LOADS_ONLY = {"model", "threads", "gpu_layers", "batch_size", "device", "mmap", "no_mmap", "mlock", "stats", "constraint"}
 _STDOUT = "-"
 
 

@@ -9,6 +9,7 @@ from bq.runtime.language import say
 from bq.tui.answer import answer, piped_text
 from bq.tui.commands.batch import answer_batch, batch_options, check_alone
 from bq.tui.commands.options import model_options, sampling_options, session_option, stop_option
+from bq.tui.commands.structured import show_whole, structured_options, with_constraint
 from bq.tui.kept_session import KeptSession, print_note, session_in_use
 
 if TYPE_CHECKING:
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
 @sampling_options
 @stop_option
 @session_option
+@structured_options
 @batch_options
 @click.option("--stats", is_flag=True, help=say("Print counts and speed to stderr.", "在 stderr 输出计数与速度。"))
 @click.option("--force", is_flag=True, help=say("Also with a Base model; replace OUT.", "也允许 Base 模型；覆盖 OUT。"))
 def command(instruction: str | None, system: str, session: str | None, force: bool, **given: Any) -> int:
     """Answer the instruction and the piped text, or every line of a batch."""
+    given = with_constraint(given)
     if given["lines"] is not None:
         return answer_batch(instruction, system, force, {**given, "session": session})
     check_alone(given)
@@ -53,10 +56,12 @@ def _answer(content: str, system: str, kept: KeptSession | None, force: bool, gi
         if kept:
             kept.restore(model)
             print_note(kept)
-        return model.chat(messages, force=force, **options)
+        return model.chat(messages, force=force, constraint=given["constraint"], **options)
 
     def finish(model: "Model", text: str) -> None:
         if kept and text.strip():
             kept.keep(model, [*messages, Message("assistant", text)])
 
-    return answer(given, start, finish)
+    if given["constraint"] is None:
+        return answer(given, start, finish)
+    return answer(given, start, finish, lambda generation: show_whole(generation, bool(given["json_schema"])))
