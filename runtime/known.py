@@ -74,7 +74,7 @@ class KnownFile:
 
 def describe_file(file: GgufFile) -> KnownFile:
     """From the file's metadata, and from models.toml where that says nothing."""
-    name = "".join(filter(str.isprintable, file.text("general.name")))[:_LONGEST_NAME].strip() or file.path.stem
+    name = _printable(file.text("general.name")).strip() or _printable(file.path.stem)
     variant = file.text("bq.variant")
     if variant not in ("base", "chat", "instruct"):
         release = find_release(name) or find_release(file.path.stem)
@@ -94,19 +94,26 @@ def roles_of(file: GgufFile) -> Roles:
 
 def file_warnings(file: GgufFile) -> tuple[str, ...]:
     """What is wrong with a file that llama.cpp runs, a line each with what to do; empty for a file as bq makes them."""
-    generation = _generation(file)
-    found = [] if file.text("bq.variant") else [*_vocabulary_faults(file, generation), *_prompt_faults(file)]
-    return tuple(f"{file.path.name}: {fault}" for fault in (*_output_faults(file, generation), *found))
+    generation, name = _generation(file), _printable(file.path.name)
+    found = [*_output_faults(file, generation)]
+    if not file.text("bq.variant"):
+        found += [*_vocabulary_faults(file, generation), *_role_faults(file), *_prompt_faults(file)]
+    return tuple(f"{name}: {fault}" for fault in found)
+
+
+def _printable(text: str) -> str:
+    """A name without what could control the terminal, and no longer than a line takes."""
+    return "".join(filter(str.isprintable, text[:_LONGEST_NAME]))
 
 
 def _convert_again() -> str:
-    return say(" Convert the release again with `bq convert`.", " 请用 `bq convert` 重新转换原版发布。")
+    return say(" Convert the release again with `bq convert`.", "请用 `bq convert` 重新转换原版发布。")
 
 
 def _for_other_programs() -> str:
     return say(
         " bq does without; for other programs, convert the release again.",
-        " bq 不需要它；若用于其他程序，请重新转换原版发布。",
+        "bq 不需要它；若用于其他程序，请重新转换原版发布。",
     )
 
 
@@ -127,7 +134,7 @@ def _list(file: GgufFile, key: str) -> list[Any]:
 
 def _vocabulary_faults(file: GgufFile, generation: int | None) -> Iterator[str]:
     """What makes token ids wrong, in this program too."""
-    types, roles = _list(file, "tokenizer.ggml.token_type"), roles_of(file)
+    types = _list(file, "tokenizer.ggml.token_type")
     if types and _USER_DEFINED not in types:
         yield (
             say(
@@ -152,6 +159,11 @@ def _vocabulary_faults(file: GgufFile, generation: int | None) -> Iterator[str]:
             )
             + _convert_again()
         )
+
+
+def _role_faults(file: GgufFile) -> Iterator[str]:
+    """Role pieces that a text can forge, or that no text can name."""
+    types, roles = _list(file, "tokenizer.ggml.token_type"), roles_of(file)
     role_types = {types[token] for token in (roles.user, roles.assistant) if token < len(types)}
     if _USER_DEFINED in role_types:
         yield (

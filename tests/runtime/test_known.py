@@ -1,5 +1,6 @@
 """What is wrong with a file of another program is said, a line each; of what is right nothing is said."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -160,6 +161,13 @@ def test_a_fault_is_said_in_a_line_with_its_remedy(
         assert "\n" not in warning
 
 
+@pytest.mark.skipif(os.name == "nt", reason="such names are not allowed there")
+def test_a_name_cannot_control_the_terminal(foreign: Callable[..., GgufFile]) -> None:
+    file = foreign("b2-7b", lambda one: one.without_key("tokenizer.chat_template"))
+    (warning,) = file_warnings(replace(file, path=file.path.rename(file.path.with_name("\x1b[2J\r.gguf"))))
+    assert warning.startswith("[2J.gguf: it has no chat template")
+
+
 def test_a_base_file_needs_no_stop_and_no_template(foreign: Callable[..., GgufFile]) -> None:
     dropped = ("tokenizer.ggml.eot_token_id", "tokenizer.chat_template")
     name = lambda one: one.with_key("general.name", STRING, encoded(STRING, "Baichuan2-7B-Base"))  # noqa: E731
@@ -217,7 +225,7 @@ def test_a_file_describes_itself_in_plain_words() -> None:
     assert describe_file(_described(general__file_type=5)).mixture == "?"
     assert describe_file(_described(general__file_type="x")).mixture == "?"
     assert describe_file(_described()).name == "Baichuan2-7B-Chat"
-    assert describe_file(_described(general__name="\x1b[2Jx\n" + "y" * 9999)).name == "[2Jx" + "y" * 96
+    assert describe_file(_described(general__name="\x1b[2Jx\n" + "y" * 9999)).name == "[2Jx" + "y" * 94
     assert describe_file(_described(general__name="\n\x1b")).name == "Baichuan2-7B-Chat"
     assert describe_file(_described(bq__variant="instruct")).variant == "instruct"
     elsewhere = replace(_described(general__name="My Base"), path=Path("x.gguf"))
