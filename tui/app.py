@@ -16,14 +16,16 @@ from textual.binding import Binding
 from textual.command import CommandPalette
 from textual.filter import LineFilter
 from textual.screen import Screen
+from textual.timer import Timer
 from textual.widgets import ContentSwitcher, Markdown
 
 from bq.runtime.errors import BqError, Cancelled
 from bq.runtime.language import say
+from bq.runtime.prompt import Message
 from bq.tui import notes
 from bq.tui.clipboard import copy_natively
 from bq.tui.conversation import Conversation
-from bq.tui.engine import Answering, Engine, Job, Loading
+from bq.tui.engine import Answering, Draft, Engine, Job, Loading
 from bq.tui.harmless import clean, with_no_controls
 from bq.tui.keys import texts
 from bq.tui.screen import ChatScreen
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 Mode = Literal["chat", "instruct"]
 
 LOOK_EVERY_SECONDS = 1 / 12
+COUNT_AFTER_SECONDS = 0.15
 SHOWN_ROUNDS = 50  # of a session that is taken up; more would hold the start up
 
 
@@ -53,6 +56,7 @@ class Desk:
     conversation: Conversation
     view: View
     job: Answering | None = None
+    draft: Draft | None = None  # what is being written, counted
 
 
 class ChatApp(App[None], inherit_bindings=False):
@@ -92,6 +96,7 @@ class ChatApp(App[None], inherit_bindings=False):
         self._session = session
         if session is not None:
             self.desks["chat"].conversation.take_up(session.history(system))
+        self._pause: Timer | None = None
         self._chat_screen = ChatScreen(clean(path.name), [desk.view for desk in self.desks.values()], mode)
 
     @property
@@ -189,6 +194,7 @@ class ChatApp(App[None], inherit_bindings=False):
                 await answer.feed(text)
             self._show_status()
         await self._finish(desk, job, answer)
+        self._count_draft()
         self.refresh_bindings()
 
     async def _finish(self, desk: Desk, job: Answering, answer: Answer) -> None:
@@ -214,6 +220,28 @@ class ChatApp(App[None], inherit_bindings=False):
             await asyncio.to_thread(session.keep, model, desk.conversation.transcript(), with_cache=False)
         except BqError as error:
             await desk.view.notice(Notice.of(error))
+
+    @on(Prompt.Changed)
+    def _draft_changed(self) -> None:
+        """Counts what is written once the writing pauses."""
+        if self._pause is not None:
+            self._pause.stop()
+        self._pause = self.set_timer(COUNT_AFTER_SECONDS, self._count_draft)
+
+    def _count_draft(self) -> None:
+        desk = self.desk
+        question, last = clean(desk.view.question()), desk.conversation.current
+        was_sent = last is not None and last.question == question  # a single instruction stays in its box
+        if question and not was_sent and not self._is_base:
+            self._measure(desk, desk.conversation.messages_with(question))
+        else:
+            desk.draft = None
+            self._show_status()
+
+    @work(thread=True, group="measure", exclusive=True)
+    def _measure(self, desk: Desk, messages: Sequence[Message]) -> None:
+        desk.draft = self.engine.measure(messages, self._max_tokens)
+        self.call_later(self._show_status)
 
     @on(Prompt.Submitted)
     async def _send(self) -> None:
@@ -322,7 +350,9 @@ class ChatApp(App[None], inherit_bindings=False):
         return why is not None
 
     def _show_status(self) -> None:
-        self._chat_screen.status_line.status = observe(self.engine, self.desk.job)
+        self._chat_screen.status_line.status = observe(
+            self.engine, self.desk.job, None if self.engine.busy else self.desk.draft
+        )
 
     @property
     def _is_base(self) -> bool:

@@ -68,12 +68,19 @@ class Conversation:
 
     def messages(self) -> tuple[Message, ...]:
         """What the model is to read for the round that is open: the last one, without its answer."""
+        return self._asking(self.rounds[:-1], self.current.question if self.current else None)
+
+    def messages_with(self, question: str) -> tuple[Message, ...]:
+        """What the model would have to read if this were asked next."""
+        return self._asking([] if self.single else self.rounds, question)
+
+    def _asking(self, earlier: Sequence[Round], question: str | None) -> tuple[Message, ...]:
         messages = [Message("system", self.system)] if self.system else []
-        for earlier in self.rounds[:-1]:
-            if earlier.answer:
-                messages += [Message("user", earlier.question), Message("assistant", earlier.answer)]
-        if self.current:
-            messages.append(Message("user", self.current.question))
+        for one in earlier:
+            if one.answer:
+                messages += [Message("user", one.question), Message("assistant", one.answer)]
+        if question is not None:
+            messages.append(Message("user", question))
         return tuple(messages)
 
     def write(self, text: str) -> None:

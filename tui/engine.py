@@ -10,6 +10,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -136,6 +137,15 @@ class Answering(Job):
         self.read = (read, total)
 
 
+@dataclass(frozen=True)
+class Draft:
+    """What sending the text that is being written would mean, in tokens of the model's own tokenizer."""
+
+    prompt_tokens: int
+    budget: int
+    dropped_rounds: int
+
+
 class Engine:
     """The one model of the app. Jobs run one at a time."""
 
@@ -156,6 +166,20 @@ class Engine:
         """Runs a job to its end; for a worker thread."""
         with self._one_at_a_time:
             job.run(self)
+
+    def measure(self, messages: Sequence[Message], max_tokens: int | None) -> Draft | None:
+        """Counts a prompt exactly, before it is sent; None while a job has the model, or there is none."""
+        if not self._one_at_a_time.acquire(blocking=False):
+            return None
+        try:
+            if self.model is None:
+                return None
+            prompt = self.model.measure(messages, max_tokens)
+            return Draft(len(prompt.ids), prompt.budget, prompt.dropped_rounds)
+        except BqError:  # a text beyond all measure: sending it will say so
+            return None
+        finally:
+            self._one_at_a_time.release()
 
     def stop(self) -> None:
         """Asks the job under way to end."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bq.runtime.language import say
-from bq.tui.engine import Answering, Engine, Job, Loading
+from bq.tui.engine import Answering, Draft, Engine, Job, Loading
 from bq.tui.harmless import clean
 
 Activity = Literal["loading", "failed", "reading", "writing", "stopping", "ready"]
@@ -22,6 +22,7 @@ class Status:
     context_used: int = 0
     context: int = 0
     dropped_rounds: int = 0
+    draft: Draft | None = None
 
 
 def activity_text(status: Status) -> str:
@@ -48,7 +49,9 @@ def parts(status: Status) -> list[Part]:
         shown.append((f"{status.tokens_per_second:.1f} {say('tok/s', '词元/秒')}", "$text-muted"))
     if status.context:
         shown.append(_context_part(status))
-    if status.dropped_rounds:
+    if status.draft:
+        shown.extend(_draft_parts(status.draft))
+    elif status.dropped_rounds:
         shown.append((dropped_text(status.dropped_rounds), "$text-warning"))
     if status.model:
         shown.append((status.model, "$text-muted"))
@@ -58,6 +61,19 @@ def parts(status: Status) -> list[Part]:
 def dropped_text(rounds: int) -> str:
     noun = "oldest round" if rounds == 1 else "oldest rounds"
     return say(f"{rounds} {noun} left out", f"已略去最早的 {rounds} 轮")
+
+
+def _draft_parts(draft: Draft) -> list[Part]:
+    size = f"{short(draft.prompt_tokens)} / {short(draft.budget)}"
+    over = draft.prompt_tokens - draft.budget
+    if over > 0:
+        return [(say(f"to send {size}: {over} tokens too many", f"待发送 {size}：超出 {over} 个词元"), "$text-error")]
+    shown: list[Part] = [(say(f"to send {size}", f"待发送 {size}"), "$text-muted")]
+    if draft.dropped_rounds:
+        noun = "oldest round" if draft.dropped_rounds == 1 else "oldest rounds"
+        text = say(f"leaves out {draft.dropped_rounds} {noun}", f"将略去最早的 {draft.dropped_rounds} 轮")
+        shown.append((text, "$text-warning"))
+    return shown
 
 
 def _context_part(status: Status) -> Part:
@@ -71,8 +87,8 @@ def _context_part(status: Status) -> Part:
 _ACTIVITY_STYLES = {"ready": "$text-success", "failed": "$text-error", "stopping": "$text-warning"}
 
 
-def observe(engine: Engine, shown: Answering | None) -> Status:
-    """What the engine does now, with the figures of the answer that is on the screen."""
+def observe(engine: Engine, shown: Answering | None, draft: Draft | None = None) -> Status:
+    """What the engine does now, with the figures of the answer that is on the screen and of what is being written."""
     model, job = engine.model, engine.job
     activity, percent = _activity(engine, job)
     stats = shown.stats if shown else None
@@ -84,6 +100,7 @@ def observe(engine: Engine, shown: Answering | None) -> Status:
         context_used=stats.context_used if stats else 0,
         context=model.info.context if model else 0,
         dropped_rounds=stats.dropped_rounds if stats else 0,
+        draft=draft,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bq.runtime.errors import BqError, Cancelled
-from bq.runtime.prompt import Message
+from bq.runtime.prompt import Message, Prompt, Roles, measure_prompt
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,10 @@ class FakeModel:
 
     def count(self, text: str) -> int:
         return len(text)
+
+    def measure(self, messages: Sequence[Message], max_tokens: int | None = None) -> Prompt:
+        """A character is a token here; the policy is the real one."""
+        return measure_prompt(messages, lambda text: [0] * len(text), Roles(), self.info.context // 2)
 
     def chat(self, messages: Sequence[Message], **keywords: Any) -> "FakeGeneration":
         if self.info.variant == "base":

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bq.tui.app import ChatApp
+from bq.tui.status import short
 from tests.support.scripted import byte_tokens
 from tests.support.tokenizer import ASSISTANT_ID
 
@@ -51,6 +52,28 @@ async def test_the_demo_model_answers_two_rounds_and_a_task(start_real, demo_ggu
         await s.until(lambda: not s.app.engine.busy and s.shows("ready"), 60)
         assert s.app.desk.conversation.last_answer
         assert s.app.desk.job.stats.reused_tokens < 5
+
+
+async def test_what_would_be_sent_is_counted_while_it_is_written(start_real, demo_gguf):
+    """The figures of the answer itself are the proof: its prompt has the tokens that were announced."""
+    from bq.runtime.sampling import Sampling
+
+    async with start_real(demo_gguf, sampling=Sampling(temperature=0), max_tokens=8) as s:
+        for question in ("What is Q4_K_M?", "量化是什么？", "bits " * 380):
+            s.prompt.load_text(question)
+            await s.until(lambda: s.shows("to send "))
+            announced = s.app.desk.draft
+            assert s.shows(f"to send {short(announced.prompt_tokens)} / {short(announced.budget)}")
+            await s.press("enter")
+            await s.until(lambda: not s.app.engine.busy and s.shows("ready"), 60)
+            stats = s.app.desk.job.stats
+            assert (stats.prompt_tokens, stats.dropped_rounds) == (announced.prompt_tokens, announced.dropped_rounds)
+            assert s.app.desk.draft is None
+        for count, shown in ((600, "leaves out 3 oldest rounds"), (1100, "tokens too many")):
+            s.prompt.load_text("bits " * count)
+            await s.until(lambda shown=shown: s.shows(shown))
+        s.prompt.clear()
+        await s.until(lambda: not s.shows("to send"))
 
 
 async def test_a_real_model_streams_is_stopped_and_freed(start_real, scripted):
