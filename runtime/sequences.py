@@ -52,15 +52,16 @@ class Sequences:
     def begin(self, sequence: int, ids: Sequence[int]) -> int:
         """Let a sequence hold the longest prefix of `ids` that any sequence holds; returns its length."""
         lengths = [self.common(one, ids) for one in range(len(self._tokens))]
-        best = lengths[sequence]
-        self._keep(sequence, best)
-        source = lengths.index(max(lengths))
-        if lengths[source] > best:
-            best = lengths[source]
-            lib = library()
-            lib.llama_memory_seq_cp(lib.llama_get_memory(self._engine.context), source, sequence, 0, best)
-            self._tokens[sequence] = self._tokens[source][:best]
-            self._cells[sequence] = self._cells[source][:best]
+        best, own = max(lengths), lengths[sequence]
+        if own == best:
+            self._keep(sequence, own)
+            return own
+        source = lengths.index(best)
+        self._keep(sequence, 0)  # its own cells would stand beside the shared ones
+        lib = library()
+        lib.llama_memory_seq_cp(lib.llama_get_memory(self._engine.context), source, sequence, 0, best)
+        self._tokens[sequence] = self._tokens[source][:best]
+        self._cells[sequence] = self._cells[source][:best]
         return best
 
     def drop(self, sequence: int) -> None:
