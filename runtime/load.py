@@ -31,6 +31,9 @@ _NO_ROOM = re.compile(r"allocat|out of memory|OutOf\w*Memory|bad_alloc|insuffici
 _BQ_CHOOSES = LoadOptions()
 _KV = {"f16": GgmlType.F16, "q8_0": GgmlType.Q8_0}
 
+_PREFIX = re.compile(r"^\w+: (?:error loading model: )?")  # the function that logs
+_SAYS_NOTHING = re.compile(r"llama_model_load_from_file_impl: failed to load model$")
+
 Progress = Callable[[float], bool]
 
 
@@ -208,18 +211,20 @@ def _stopped() -> Cancelled:
 
 
 def _failure(path: Path, heard: Sequence[tuple[int, str]]) -> BqError:
-    detail = errors_of(heard)
-    kind = _NoRoom if _NO_ROOM.search(detail) else BqError
-    return kind(
-        say(
-            f"llama.cpp could not load {path.name}{': ' + detail if detail else ''}.",
-            f"llama.cpp 无法加载 {path.name}{'：' + detail if detail else ''}。",
-        ),
-        say(
-            "If memory is short, use a smaller mixture or a smaller --ctx; `--debug` shows llama.cpp's log.",
-            "若内存不足，请换更小的量化或更小的 --ctx；`--debug` 可显示 llama.cpp 的日志。",
-        ),
+    said = errors_of((level, _PREFIX.sub("", text)) for level, text in heard if not _SAYS_NOTHING.search(text))
+    cause = say(
+        f"llama.cpp could not load {path.name}{': ' + said if said else ''}.",
+        f"llama.cpp 无法加载 {path.name}{'：' + said if said else ''}。",
     )
+    if _NO_ROOM.search(said):
+        return _NoRoom(
+            cause,
+            say(
+                "Use a smaller mixture, --kv q8_0 or a smaller --ctx; `bq doctor` shows the memory.",
+                "请换更小的量化、使用 --kv q8_0 或更小的 --ctx；`bq doctor` 可显示内存。",
+            ),
+        )
+    return BqError(cause, say("`--debug` shows llama.cpp's log.", "`--debug` 可显示 llama.cpp 的日志。"))
 
 
 def _warnings(found: Fit, options: LoadOptions) -> tuple[str, ...]:
