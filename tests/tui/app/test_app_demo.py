@@ -61,19 +61,19 @@ async def test_what_would_be_sent_is_counted_while_it_is_written(start_real, dem
     async with start_real(demo_gguf, sampling=Sampling(temperature=0), max_tokens=8) as s:
         for question in ("What is Q4_K_M?", "量化是什么？", "bits " * 380):
             s.prompt.load_text(question)
-            await s.until(lambda: s.shows("to send "))
+            await s.until(lambda: s.shows("to send "), 30)
             announced = s.app.desk.draft
             assert s.shows(f"to send {short(announced.prompt_tokens)} / {short(announced.budget)}")
             await s.press("enter")
             await s.until(lambda: not s.app.engine.busy and s.shows("ready"), 60)
             stats = s.app.desk.job.stats
             assert (stats.prompt_tokens, stats.dropped_rounds) == (announced.prompt_tokens, announced.dropped_rounds)
-            assert s.app.desk.draft is None
+            await s.until(lambda: s.app.desk.draft is None, 30)
         for count, shown in ((600, "leaves out 3 oldest rounds"), (1100, "tokens too many")):
             s.prompt.load_text("bits " * count)
-            await s.until(lambda shown=shown: s.shows(shown))
+            await s.until(lambda shown=shown: s.shows(shown), 30)
         s.prompt.clear()
-        await s.until(lambda: not s.shows("to send"))
+        await s.until(lambda: not s.shows("to send"), 30)
 
 
 async def test_a_real_model_streams_is_stopped_and_freed(start_real, scripted):
