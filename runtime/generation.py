@@ -8,27 +8,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
-from bq.runtime.engine import MOST_OUTPUTS, Engine
+from bq.runtime.ahead import Ahead
+from bq.runtime.draft import Draft
+from bq.runtime.engine import Engine
 from bq.runtime.prompt import Prompt
 from bq.runtime.sampling import F32, Logits, MakeConstraint, Sampler, Sampling, log_softmax, top_k
 from bq.runtime.text_stream import StopStrings, TextStream
 
 MOST_CLOSING_TOKENS = 512  # what a constrained answer may need beyond its limit to come to an end
-
-
-class Draft(Protocol):
-    """Guesses what comes next from what was there before."""
-
-    def propose(self) -> list[int]:
-        """The tokens that may come next, none where guessing does not pay."""
-
-    def observe(self, token: int) -> None:
-        """A token has come."""
-
-    def learn(self, drafted: int, accepted: int, seconds: float) -> None:
-        """A step that decoded 1 + `drafted` tokens gave 1 + `accepted` in this time."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +148,7 @@ class Generation:
     def _tokens(self, sampler: Sampler) -> Iterator[tuple[int, Alternative | None, tuple[Alternative, ...]]]:
         """Sample a token and give it out; decode it when the next one is wanted, so that it is seen at once."""
         stats, engine = self.stats, self._engine
-        ahead = _Ahead(engine, stats, self._options.draft(self._prompt.ids) if self._options.draft else None)
+        ahead = Ahead(engine, stats, self._logits, self._options.draft(self._prompt.ids) if self._options.draft else None)
         limit = self._limit(engine.size - engine.used, sampler.constraint is not None)
         output = -1
         try:
@@ -206,52 +195,3 @@ class Generation:
             for one, logprob in zip(tokens, log_softmax(row, tokens), strict=True)
         ]
         return chosen, tuple(others)
-
-
-class _Ahead:
-    """What has been decoded beyond the last token: the guesses of a draft, as far as they turn out right."""
-
-    def __init__(self, engine: Engine, stats: Stats, draft: Draft | None) -> None:
-        self._engine, self._stats, self._draft = engine, stats, draft
-        self._guesses: list[int] = []
-        self._right = 0
-        self._seconds = 0.0  # stats.decode_seconds when the last step began
-
-    def after(self, token: int) -> int:
-        """Make the logits that follow `token` available; returns their output index."""
-        engine, stats, draft = self._engine, self._stats, self._draft
-        if draft is None:
-            begun = time.perf_counter()
-            engine.add(token)
-            stats.context_used = engine.used
-            stats.decode_seconds += time.perf_counter() - begun
-            return -1
-        draft.observe(token)
-        if self._right < len(self._guesses) and self._guesses[self._right] == token:
-            self._right += 1
-            stats.accepted += 1
-            stats.context_used += 1
-            return self._right
-        begun = time.perf_counter()
-        draft.learn(len(self._guesses), self._right, stats.decode_seconds - self._seconds)
-        self._seconds = stats.decode_seconds
-        self.close()
-        self._guesses, self._right = draft.propose()[: self._room()], 0
-        if self._guesses:
-            engine.add_several([token, *self._guesses])
-        else:
-            engine.add(token)
-        stats.drafted += len(self._guesses)
-        stats.context_used = engine.used - len(self._guesses)
-        stats.decode_seconds += time.perf_counter() - begun
-        return 0 if self._guesses else -1
-
-    def close(self) -> None:
-        """Take back the guesses that were wrong."""
-        wrong = len(self._guesses) - self._right
-        if wrong and self._engine.context is not None:
-            self._engine.truncate(self._engine.used - wrong)
-            self._guesses = self._guesses[: self._right]
-
-    def _room(self) -> int:
-        return max(0, min(MOST_OUTPUTS, self._engine.size - self._engine.used) - 1)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bq.runtime.draft import Draft
 from bq.runtime.load import LoadOptions, load
 from bq.runtime.model import Model
 from bq.runtime.prompt import Message
@@ -103,13 +104,17 @@ def test_after_a_stop_at_any_stage_the_cache_is_what_it_says(converted: Convert,
         assert np.abs(ours - fresh).max() < ROUNDING * np.abs(fresh).max()
 
 
-class Oracle:
+class Oracle(Draft):
     """Guesses from a known answer: right ones, with a wrong one at some places."""
 
     def __init__(self, answer: Sequence[int], wrong_at: Sequence[int], count: int) -> None:
+        super().__init__([])
         self.answer, self.wrong_at, self.count = answer, set(wrong_at), count
         self.seen: list[int] = []
         self.learned: list[tuple[int, int]] = []
+
+    def trial(self) -> list[int]:
+        return []
 
     def propose(self) -> list[int]:
         begin = len(self.seen)
@@ -239,7 +244,6 @@ class Counted:
         return False
 
     def closing(self, logits: npt.NDArray[np.float32]) -> int | None:
-        self.count += 1
         return self.close_with
 
     def close(self) -> None:
