@@ -300,6 +300,18 @@ def state_bytes(model: Model) -> list[int]:
     return sizes
 
 
+def test_a_shared_prefix_takes_the_place_of_ones_own(model: Model, state_bytes: list[int]) -> None:
+    """Two sequences that decoded the same tokens apart; then one goes on from the other's, which are more."""
+    assert model._engine is not None
+    model._engine.take_over()
+    cache = Sequences(model._engine, 2)
+    assert cache.decode([Part(0, (5, 6, 7, 8), True), Part(1, (5, 6, 9), True)], None) == 0
+    assert cache.cells((0, 1)) == 7
+    assert cache.begin(1, (5, 6, 7, 8, 9)) == 4
+    assert (cache.cells((0, 1)), _state_bytes(model, 1)) == (4, state_bytes[4])
+    model._engine.take_over()
+
+
 def _check_clean(model: Model) -> None:
     assert [_held(model, sequence) for sequence in range(8)] == [0] * 8
     assert model._engine is not None
