@@ -148,7 +148,8 @@ class Generation:
     def _tokens(self, sampler: Sampler) -> Iterator[tuple[int, Alternative | None, tuple[Alternative, ...]]]:
         """Sample a token and give it out; decode it when the next one is wanted, so that it is seen at once."""
         stats, engine = self.stats, self._engine
-        ahead = Ahead(engine, stats, self._logits, self._options.draft(self._prompt.ids) if self._options.draft else None)
+        draft = self._options.draft(self._prompt.ids) if self._options.draft else None
+        ahead = Ahead(engine, stats, self._logits, draft)
         limit = self._limit(engine.size - engine.used, sampler.constraint is not None)
         output = -1
         try:
