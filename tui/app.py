@@ -118,8 +118,9 @@ class ChatApp(App[None], inherit_bindings=False):
     async def _show_history(self) -> None:
         """What was said in the session before."""
         view, rounds = self.desks["chat"].view, self.desks["chat"].conversation.rounds
+        name = clean(self._session.model_name) if self._session else ""
         for past in rounds[-SHOWN_ROUNDS:]:
-            answer = await view.begin(clean(past.question), self._model_name)
+            answer = await view.begin(clean(past.question), lambda: name)
             await answer.replace(past.answer)
 
     async def on_unmount(self) -> None:

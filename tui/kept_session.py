@@ -24,6 +24,7 @@ class KeptSession:
 
     def __init__(self, path: Path, stored: "SessionFile | None") -> None:
         self.messages: tuple[Message, ...] = stored.messages if stored else ()
+        self.model_name = stored.header.model.get("name", "") if stored else ""  # of the one that answered
         self.note = ""
         self._path, self._stored = path, stored
         self._one_at_a_time = threading.Lock()

@@ -220,8 +220,9 @@ def test_a_chat_goes_on_where_it_ended_and_reads_only_what_is_new(chat: Any, tmp
 
     async def second(app: ChatApp, pilot: Any) -> None:
         await pilot.pause()
-        for text in ("one", "two", ANSWER):
+        for text in ("You", "one", "two", ANSWER):
             assert text in drawn(app)
+        assert drawn(app).count(app.engine.model.info.name) == 3, "above each answer, and in the status line"
         await ask(app, pilot, "three")
         prompts.append(app.desk.job.stats)
 
