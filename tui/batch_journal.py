@@ -56,7 +56,8 @@ def read_journal(file: BinaryIO, numbers: Collection[int]) -> Contents | None:
     """
     first = file.readline(MAX_RECORD_BYTES)
     if not first.endswith(b"\n"):
-        if first.startswith(MAGIC[: len(first)]) or not first.strip(b"\0"):
+        begun = first.rstrip(b"\0")  # a power cut may leave zeros where nothing reached the disk
+        if begun.startswith(MAGIC[: len(begun)]):
             return None
         raise NoJournal
     header = _payload(first.removeprefix(MAGIC)) if first.startswith(MAGIC) else None

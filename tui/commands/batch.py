@@ -26,7 +26,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_PARALLEL = 8
 MOST_PARALLEL = 32
 _ONLY_HERE = ("output", "parallel", "restart")
-_LOADS_ONLY = {"model", "threads", "gpu_layers", "batch_size", "device", "mmap", "no_mmap", "mlock", "stats", "constraint"}
+_ANSWERS_DEPEND_ON = (
+    *("max_tokens", "temp", "top_k", "top_p", "repeat_penalty", "seed", "greedy", "stop", "ctx", "kv"),
+    *("json_schema", "grammar", "choices"),
+)
 _STDOUT = "-"
 
 
@@ -133,7 +136,8 @@ class _Work:
                     )
                 )
             if begun < len(numbers):
-                self._answer(journal, int(journal.header["seed"]))
+                seed = journal.header.get("seed")
+                self._answer(journal, seed if isinstance(seed, int) else drawn["seed"])
             journal.finish(out, numbers, self._force)
         _note(say(f"Wrote {len(numbers)} answers to {out}.", f"已将 {len(numbers)} 条回答写入 {out}。"))
         return _report_failed(journal)
@@ -159,7 +163,7 @@ class _Work:
         from bq.runtime.session import ModelSource
 
         options: dict[str, Any] = dict(self._texts)
-        for name in sorted(self._given.keys() - _LOADS_ONLY - {"lines", "session", *_ONLY_HERE}):
+        for name in _ANSWERS_DEPEND_ON:
             value = self._given[name]
             options["--" + name.replace("_", "-")] = list(value) if isinstance(value, tuple) else value
         return {
@@ -172,13 +176,17 @@ class _Work:
         """Answer what `sink` does not have yet. Raises Cancelled if it was interrupted."""
         from bq.runtime.batch import run_batch
         from bq.runtime.load import load
-        from bq.tui.answer import stop_on_interrupt
+        from bq.tui.answer import print_plan, stop_on_interrupt
         from bq.tui.chosen_model import remember_model
         from bq.tui.commands.options import load_options
 
         parallel = self._given["parallel"] or DEFAULT_PARALLEL
         options = replace(load_options(self._given), n_seq=parallel)
-        with stop_on_interrupt() as cancel, load(self._path, options, lambda _: not cancel.is_set()) as model:
+        show_plan = print_plan if self._given["stats"] or sys.stderr.isatty() else None
+        with (
+            stop_on_interrupt() as cancel,
+            load(self._path, options, lambda _: not cancel.is_set(), show_plan) as model,
+        ):
             if self._given["model"] is not None:
                 remember_model(self._path)
             for warning in model.warnings:
@@ -187,11 +195,20 @@ class _Work:
                 tasks: dict[int, Task] = {}
                 jobs = _Jobs(model, self._options(model), seed, sink, tasks)
                 for result in run_batch(model, jobs.of(self._batch), parallel, cancel, progress):
-                    sink.add(_as_answer(tasks.pop(result.key), result))
+                    sink.add(_as_answer(tasks.pop(result.key), result, self._check))
         if self._given["stats"]:
             progress.report()
         if len(sink.done) < len(self._batch.numbers):
             raise _stopped(sink, len(self._batch.numbers))
+
+    def _check(self, result: "Result") -> None:
+        """Raise BqError for a result that is no whole answer."""
+        from bq.tui.commands.structured import check_whole
+
+        if result.error:
+            raise BqError(result.error)
+        if self._given["constraint"] is not None:
+            check_whole(result.stop, result.text if self._given["json_schema"] else None)
 
     def _options(self, model: "Model") -> "Options":
         from bq.runtime.generation import Options
@@ -201,7 +218,7 @@ class _Work:
             sampling=sampling(self._given, model.info.sampling),
             max_tokens=self._given["max_tokens"],
             stop=self._given["stop"],
-            constraint=self._given.get("constraint"),
+            constraint=self._given["constraint"],
         )
 
 
@@ -244,19 +261,14 @@ def line_seed(seed: int, line: int) -> int:
     return int.from_bytes(digest, "little") % (2**32 - 1)  # the greatest means a random one to llama.cpp
 
 
-def _as_answer(task: Task, result: "Result") -> dict[str, Any]:
-    """A line of the output."""
+def _as_answer(task: Task, result: "Result", check: Callable[["Result"], None]) -> dict[str, Any]:
+    """A line of the output; an error where `check` raises one."""
     answer = {**task.head, "line": task.line, "output": result.text, "stop": result.stop, "tokens": result.tokens}
-    if result.stop == "incomplete":
-        return {**answer, "output": "", "stop": "error", "error": _incomplete()}
-    return {**answer, "error": result.error} if result.error else answer
-
-
-def _incomplete() -> str:
-    return say(
-        "The answer came to no end that the grammar allows. Use a larger --max-tokens.",
-        "回答未能按语法结束。请增大 --max-tokens。",
-    )
+    try:
+        check(result)
+    except BqError as error:
+        return {**answer, "output": "", "stop": "error", "error": str(error)}
+    return answer
 
 
 def _check_variant(file: "GgufFile", batch: Batch, force: bool) -> None:

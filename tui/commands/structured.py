@@ -152,7 +152,7 @@ def show_whole(generation: "Generation", is_json: bool) -> str:
             sys.stdout.flush()
     whole = "".join(said)
     try:
-        _check_whole(generation.stats.stop, whole if is_json else None)
+        check_whole(generation.stats.stop, whole if is_json else None)
     finally:
         if is_seen:
             sys.stdout.write("\n")
@@ -163,7 +163,8 @@ def show_whole(generation: "Generation", is_json: bool) -> str:
     return whole
 
 
-def _check_whole(stop: str, text: str | None) -> None:
+def check_whole(stop: str, text: str | None) -> None:
+    """Raise BqError for an answer under a constraint that came to no end, or whose `text` is no JSON, Cancelled for a stopped one."""
     if stop == "cancel":
         raise Cancelled(say("The answer was stopped.", "回答已停止。"))
     if stop == "incomplete":
