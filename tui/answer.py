@@ -13,6 +13,7 @@ from bq.runtime.errors import Cancelled, UsageError
 from bq.runtime.language import say
 
 if TYPE_CHECKING:
+    from bq.runtime.fit import Plan
     from bq.runtime.generation import Generation
     from bq.runtime.model import Model
 
@@ -34,7 +35,11 @@ def answer(
     from bq.tui.commands.options import load_options, sampling
 
     path = choose_model(given["model"])
-    with stop_on_interrupt() as cancel, load(path, load_options(given), lambda _: not cancel.is_set()) as model:
+    show_plan = print_plan if given["stats"] or sys.stderr.isatty() else None
+    with (
+        stop_on_interrupt() as cancel,
+        load(path, load_options(given), lambda _: not cancel.is_set(), show_plan) as model,
+    ):
         if given["model"] is not None:
             remember_model(Path(path))
         for warning in model.warnings:
@@ -49,6 +54,8 @@ def answer(
             },
         )
         said = (show or show_text)(generation)
+        if given["stats"]:
+            print_fit(model)
         _report(generation, given["stats"])
         if generation.stats.stop == "cancel":
             raise Cancelled(say("The answer was stopped.", "回答已停止。"))
@@ -66,6 +73,20 @@ def show_text(generation: "Generation") -> str:
     sys.stdout.write("\n")
     sys.stdout.flush()
     return "".join(said)
+
+
+def print_plan(plan: "Plan") -> None:
+    """Say on stderr how the model is about to be loaded."""
+    from bq.runtime.fit_advice import describe
+
+    print(describe(plan), file=sys.stderr)
+
+
+def print_fit(model: "Model") -> None:
+    """Say on stderr how far off the estimate was."""
+    from bq.runtime.fit_advice import compare
+
+    print(compare(model.fit), file=sys.stderr)
 
 
 @contextmanager

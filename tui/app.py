@@ -151,7 +151,7 @@ class ChatApp(App[None], inherit_bindings=False):
         await panel.begin()
         while not loading.done:
             await asyncio.sleep(LOOK_EVERY_SECONDS)
-            panel.progress(loading.progress)
+            panel.progress(loading.progress, loading.plan)
             self._show_status()
         self._show_status()
         self.refresh_bindings()

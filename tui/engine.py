@@ -20,6 +20,7 @@ from bq.runtime.prompt import Message
 from bq.tui.conversation import Stop
 
 if TYPE_CHECKING:
+    from bq.runtime.fit import Plan
     from bq.runtime.generation import Stats
     from bq.runtime.load import LoadOptions
     from bq.runtime.model import Model
@@ -55,6 +56,7 @@ class Loading(Job):
     """Brings the model into memory, and the session if there is one. `progress` goes from 0 to 1."""
 
     progress = 0.0
+    plan = ""  # how it is loaded and what it will take, in a line
 
     def __init__(self, session: "KeptSession | None" = None) -> None:
         super().__init__()
@@ -63,7 +65,7 @@ class Loading(Job):
     def _do(self, engine: "Engine") -> None:
         from bq.runtime.load import load
 
-        engine.model = load(engine.path, engine.options, self._on_progress)
+        engine.model = load(engine.path, engine.options, self._on_progress, self._on_plan)
         engine.was_loaded = True
         if self._session is not None:
             self._session.restore(engine.model)
@@ -71,6 +73,11 @@ class Loading(Job):
     def _on_progress(self, progress: float) -> bool:
         self.progress = progress
         return not self.cancel.is_set()
+
+    def _on_plan(self, plan: "Plan") -> None:
+        from bq.runtime.fit_advice import describe
+
+        self.plan = describe(plan)
 
 
 class Answering(Job):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,7 +57,9 @@ def test_the_answer_alone_is_on_stdout(bq: Bq, speaker: Path) -> None:
 def test_stats_are_on_stderr(bq: Bq, speaker: Path) -> None:
     done = bq("run", "-m", speaker, *GREEDY, "--stats", "hello")
     assert done.stdout == (ANSWER + "\n").encode()
-    (line,) = lines(done.stderr)
+    estimate, comparison, line = lines(done.stderr)
+    assert estimate.startswith("Memory: CPU ")
+    assert re.fullmatch(r"Memory: predicted \d+ MiB, used \d+ MiB \([+-]\d\.\d %\)", comparison)
     for words in ("prompt ", "answer 14 tokens", "tokens/s", "context ", "stop: end"):
         assert words in line
 
@@ -179,8 +182,33 @@ def test_the_bundled_model_answers_when_the_last_one_is_gone(bq: Bq, own_home: P
 def test_chinese_everywhere(bq: Bq, speaker: Path) -> None:
     done = bq("run", "-m", speaker, *GREEDY, "--lang", "zh", "--stats", "--max-tokens", 3, "hello")
     assert done.stdout.decode() == "模\n"
-    assert lines(done.stderr)[0] == "回答达到长度上限（--max-tokens）后被截断。"
-    assert lines(done.stderr)[1].startswith("提示 ")
+    estimate, comparison, cut, stats = lines(done.stderr)
+    assert estimate.startswith("内存：CPU ")
+    assert comparison.startswith("内存：预计 ")
+    assert cut == "回答达到长度上限（--max-tokens）后被截断。"
+    assert stats.startswith("提示 ")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--kv", "q8_0", "--batch-size", 16, "--ctx", 128),
+        ("--no-mmap", "--device", "cpu", "--gpu-layers", 3),
+        ("--mlock", "--threads", 1, "--force-fit"),
+    ],
+)
+def test_the_options_of_loading_are_taken(bq: Bq, speaker: Path, options: tuple[str, ...]) -> None:
+    done = bq("run", "-m", speaker, *GREEDY, "--stats", *options, "hello")
+    assert done.stdout == (ANSWER + "\n").encode()
+    estimate = lines(done.stderr)[0]
+    assert ("context 128, KV q8_0" in estimate) == ("--kv" in options)
+
+
+def test_a_device_that_is_not_there_is_a_wrong_use(bq: Bq, speaker: Path) -> None:
+    done = bq("run", "-m", speaker, "--device", "CUDA7", "hello")
+    assert (done.returncode, done.stdout) == (2, b"")
+    (line,) = lines(done.stderr)
+    assert re.fullmatch(r"bq: There is no device CUDA7\. Known here: .*cpu\. `bq doctor` tells more\.", line)
 
 
 def test_debug_shows_llama_cpps_log(bq: Bq, speaker: Path) -> None:

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from bq.runtime.language import say
-from bq.tui.commands.options import SAMPLING, load_options, model_options, sampling, sampling_options, session_option
+from bq.tui.commands.options import (
+    SAMPLING,
+    load_options,
+    model_options_alone,
+    sampling,
+    sampling_options,
+    session_option,
+)
 from bq.tui.kept_session import KeptSession, session_in_use
 
 if TYPE_CHECKING:
@@ -21,7 +28,7 @@ if TYPE_CHECKING:
 )
 @click.option("--system", default="", help=say("A system prompt.", "系统提示。"))
 @click.option("--instruct", is_flag=True, help=say("Begin with single instructions.", "以单条指令模式开始。"))
-@model_options
+@model_options_alone
 @sampling_options
 @session_option
 def command(system: str, instruct: bool, session: str | None, **given: Any) -> None:

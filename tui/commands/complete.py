@@ -7,7 +7,7 @@ import click
 
 from bq.runtime.language import say
 from bq.tui.answer import answer, piped_text
-from bq.tui.commands.options import model_options, sampling_options, stop_option
+from bq.tui.commands.options import model_options_alone, sampling_options, stop_option
 
 
 @click.command(
@@ -17,7 +17,7 @@ from bq.tui.commands.options import model_options, sampling_options, stop_option
     )
 )
 @click.argument("text", required=False)
-@model_options
+@model_options_alone
 @sampling_options
 @stop_option
 @click.option(

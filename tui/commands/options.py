@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bq.runtime.sampling import Sampling
 
 F = TypeVar("F", bound=Callable[..., Any])
-LOADING = ("ctx", "threads", "gpu_layers")
+LOADING = ("ctx", "threads", "gpu_layers", "kv", "device", "mlock", "force_fit")  # as LoadOptions has them
 SAMPLING = ("temp", "top_k", "top_p", "repeat_penalty", "seed", "greedy")
 
 
@@ -30,11 +30,56 @@ class Number(click.FloatRange):
 
 def model_options(function: F) -> F:
     """-m and how to load it."""
+    return _model_options(function, "--batch-size")
+
+
+def model_options_alone(function: F) -> F:
+    """The same where no other option is called --batch."""
+    return _model_options(function, "--batch", "--batch-size")
+
+
+def _model_options(function: F, *batch_names: str) -> F:
     for option in (
+        click.option(
+            "--force-fit",
+            is_flag=True,
+            help=say("Load even if memory seems too short.", "即使内存似乎不足也加载。"),
+        ),
+        click.option("--mlock", is_flag=True, help=say("Keep the weights in RAM.", "把权重锁定在内存中。")),
+        click.option(
+            "--no-mmap",
+            is_flag=True,
+            help=say("Read the file instead of mapping it.", "读入文件而不是映射文件。"),
+        ),
+        click.option(
+            "--device",
+            metavar="NAMES",
+            help=say(
+                "GPUs to use, e.g. CUDA0,CUDA1, or cpu. [default: all]",
+                "使用的 GPU，如 CUDA0,CUDA1，或 cpu。[默认：全部]",
+            ),
+        ),
+        click.option(
+            *batch_names,
+            "batch_size",
+            type=click.IntRange(1, 16384),
+            help=say("Tokens of the prompt read at once. [default: 512]", "一次读入的提示词元数。[默认：512]"),
+        ),
+        click.option(
+            "--kv",
+            type=click.Choice(["f16", "q8_0"]),
+            help=say(
+                "How keys and values are kept. [default: f16, or q8_0 if memory is short]",
+                "KV 缓存的类型。[默认：f16，内存不足时为 q8_0]",
+            ),
+        ),
         click.option(
             "--gpu-layers",
             type=click.IntRange(0),
-            help=say("Blocks on the GPU. [default: all]", "放到 GPU 的块数。[默认：全部]"),
+            help=say(
+                "Layers on the GPU, the output as one more. [default: as many as fit]",
+                "放到 GPU 的层数，输出层另计一层。[默认：能放多少放多少]",
+            ),
         ),
         click.option(
             "--threads",
@@ -44,7 +89,10 @@ def model_options(function: F) -> F:
         click.option(
             "--ctx",
             type=click.IntRange(64),
-            help=say("Context in tokens. [default: the model's]", "上下文长度（词元）。[默认：模型的长度]"),
+            help=say(
+                "Context in tokens. [default: the model's, or less if memory is short]",
+                "上下文长度（词元）。[默认：模型的长度，内存不足时缩短]",
+            ),
         ),
         click.option(
             "-m",
@@ -93,9 +141,7 @@ def stop_option(function: F) -> F:
     return click.option(
         "--stop",
         multiple=True,
-        help=say(
-            "End the answer before this text; may be given several times.", "在此文本之前结束回答；可多次指定。"
-        ),
+        help=say("End the answer before this text; may be given several times.", "在此文本之前结束回答；可多次指定。"),
     )(function)
 
 
@@ -115,7 +161,8 @@ def load_options(given: dict[str, Any]) -> "LoadOptions":
     """The LoadOptions of the command's arguments."""
     from bq.runtime.load import LoadOptions
 
-    return LoadOptions(**{name: given[name] for name in LOADING})
+    same = {name: given[name] for name in LOADING}
+    return LoadOptions(**same, batch=given["batch_size"], mmap=False if given["no_mmap"] else None)
 
 
 def sampling(given: dict[str, Any], default: "Sampling") -> "Sampling":

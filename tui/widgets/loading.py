@@ -13,18 +13,26 @@ class LoadPanel(Vertical):
     def __init__(self, file_name: str) -> None:
         super().__init__(id="loading")
         self._file_name = file_name
+        self._plan = Line("", classes="remedy")
+        self._plan.display = False
 
     def compose(self) -> ComposeResult:
         yield Line(lambda: say(f"Loading {self._file_name}", f"正在加载 {self._file_name}"))
+        yield self._plan
         yield ProgressBar(total=1.0, show_eta=False)
         yield Line(lambda: say("Esc stops. You can already write.", "Esc 停止。现在就可以开始输入。"), classes="remedy")
 
-    def progress(self, fraction: float) -> None:
+    def progress(self, fraction: float, plan: str = "") -> None:
+        """How far it is, and the line that tells how it is loaded, once that is known."""
         self.query_one(ProgressBar).update(progress=fraction)
+        if plan and not self._plan.display:
+            self._plan.change(plan)
+            self._plan.display = True
 
     async def begin(self) -> None:
         await self.query(Notice).remove()
         self.progress(0.0)
+        self._plan.display = False
         self.set_class(False, "failed")
         self.display = True
 

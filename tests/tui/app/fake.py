@@ -72,6 +72,7 @@ class Fake:
     warnings: tuple[str, ...] = ()
     answers: list[str | BqError] = field(default_factory=list)  # one for each question; a default when used up
     load_error: Exception | None = None
+    plan: Any = None  # of the loading, a real one
     error_at: int | None = None  # fails after so many pieces
     stop: str = "end"
     dropped_rounds: int = 0
@@ -87,7 +88,15 @@ class Fake:
     copied: list[str] = field(default_factory=list)  # by the desktop's tool
     open_models: int = 0
 
-    def load(self, path: Path, options: Any, progress: Callable[[float], bool]) -> "FakeModel":
+    def load(
+        self,
+        path: Path,
+        options: Any,
+        progress: Callable[[float], bool],
+        on_plan: Callable[[Any], None] = lambda _: None,
+    ) -> "FakeModel":
+        if self.plan is not None:
+            on_plan(self.plan)
         for step in range(11):
             if step == 5:
                 self.loading.passes(lambda: not progress(0.5))

@@ -109,3 +109,23 @@ async def test_the_app_speaks_chinese(start, fake):
         fake.loading.open()
         await s.ready()
         assert s.shows("就绪", "消息", "请提问", "帮助", "退出", "模式")
+
+
+async def test_loading_shows_what_it_will_take(start, fake):
+    fake.plan = some_plan()
+    fake.loading.shut()
+    async with start(load=False) as s:
+        await s.until(lambda: s.shows("Memory: CPU", "of 16.0 GiB free", "context 1024", "KV f16"))
+        fake.loading.open()
+        await s.ready()
+        assert not s.shows("Memory: CPU")
+
+
+def some_plan():
+    from bq.runtime.cpu import Cores
+    from bq.runtime.fit import LoadOptions, Machine, plans
+    from bq.runtime.host import Memory
+    from bq.runtime.memory import Shape
+
+    shape = Shape(256, 768, 4000, 1024, 1 << 20, 1 << 20, (1 << 20,) * 32, 1.0)
+    return plans(shape, Machine((), Memory(32 << 30, 16 << 30), Cores(8, 4)), LoadOptions())[0]
