@@ -22,8 +22,8 @@ from bq.runtime.grammar import ROOT, Chars, Choice, Grammar, Node, Ranges, Ref, 
 from bq.runtime.language import say
 
 _MOST_CODE = 1_000_000  # instructions
-_MOST_PLACES = 20_000  # of one state, on the way to it
-_MOST_WORK = 2_000_000  # places looked at for one token, about two seconds
+_MOST_PLACES = 10_000  # of one state, on the way to it
+_MOST_WORK = 400_000  # places looked at for one token, at most a second
 _MOST_KEPT = 200_000  # frames and states, before they are forgotten
 _LIKED = [*map(ord, "0aA "), 0x4E00]  # to fill with where any character will do
 
@@ -292,7 +292,8 @@ class Automaton:
             if one in seen or place not in self._cost:
                 continue
             seen.add(one)
-            if len(seen) > _MOST_PLACES or self.work + len(seen) > _MOST_WORK:
+            self._count_work(1)
+            if len(seen) > _MOST_PLACES:
                 raise too_ambiguous()
             code = self._code[place]
             if isinstance(code, _Char):
@@ -310,7 +311,6 @@ class Automaton:
                 todo.append((self._entry[code.rule], 0, inner))
             else:
                 todo.extend(self._round(place, code, count, frame))
-        self.work += len(seen)
         return self._state(frozenset(places), is_whole)
 
     def _round(self, place: int, code: _Loop, count: int, frame: _Frame | None) -> Iterator[_Place]:
@@ -351,6 +351,7 @@ class Automaton:
         for code, group in groupby(sorted(edges), key=lambda edge: edge[0]):
             for _, i in group:
                 active ^= {i}
+            self._count_work(len(active))
             places = tuple(state.places[i] for i in sorted(active))
             if code == 0:
                 state.places_of[0] = places
@@ -358,6 +359,11 @@ class Automaton:
                 state.starts.append(code)
                 state.places_of.append(places)
         state.following = [None] * len(state.starts)
+
+    def _count_work(self, places: int) -> None:
+        self.work += places
+        if self.work > _MOST_WORK:
+            raise too_ambiguous()
 
 
 def _filler(ranges: Ranges) -> int:
