@@ -150,7 +150,8 @@ class Generation:
         stats, engine = self.stats, self._engine
         draft = self._options.draft(self._prompt.ids) if self._options.draft else None
         ahead = Ahead(engine, stats, self._logits, draft)
-        limit = self._limit(engine.size - engine.used, sampler.constraint is not None)
+        room = engine.size - engine.used
+        limit = self._limit(room, sampler.constraint is not None)
         output = -1
         try:
             while not stats.stop:
@@ -162,7 +163,7 @@ class Generation:
                     stats.stop = "end" if token is not None else "incomplete"
                     break
                 stats.tokens += 1
-                stats.stop = self._reason_to_stop(sampler, limit)
+                stats.stop = self._reason_to_stop(sampler, limit, room)
                 study = self._study(row, token) if row is not None else (None, ())
                 stats.decode_seconds += time.perf_counter() - begun
                 yield (token, *study)
@@ -178,7 +179,7 @@ class Generation:
         spare = min(MOST_CLOSING_TOKENS, room // 2) if is_constrained else 0
         return max(1, min(self._options.max_tokens or room, room - spare))
 
-    def _reason_to_stop(self, sampler: Sampler, limit: int) -> str:
+    def _reason_to_stop(self, sampler: Sampler, limit: int, room: int) -> str:
         constraint = sampler.constraint
         if constraint is not None and constraint.must_end():
             return "end"
@@ -186,7 +187,7 @@ class Generation:
             return ""
         if constraint is None or constraint.may_end():
             return "length"
-        return "incomplete" if self.stats.tokens >= limit + MOST_CLOSING_TOKENS else ""
+        return "incomplete" if self.stats.tokens >= min(limit + MOST_CLOSING_TOKENS, room) else ""
 
     def _study(self, row: F32, token: int) -> tuple[Alternative, tuple[Alternative, ...]]:
         tokens = [token, *map(int, top_k(row, self._options.top_tokens))]

@@ -1,7 +1,7 @@
 """--json-schema, --grammar and --choices: answers that always parse, on stdout only when they are whole."""
 
-import csv
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 MOST_BYTES = 1 << 20
+_CHOICE = re.compile(r'\s*(?:"((?:[^"]|"")*)"|(?!")([^,]*?))\s*(,|\Z)')
 _OPTIONS = ("json_schema", "grammar", "choices")
 
 
@@ -105,17 +106,20 @@ def split_choices(lines: tuple[str, ...]) -> list[str]:
     """The texts between the commas, without the spaces around them; quoted ones as they are. Raises UsageError."""
     found: list[str] = []
     for line in lines:
-        try:
-            rows = list(csv.reader([line], skipinitialspace=True, strict=True))
-        except csv.Error:
-            raise UsageError(
-                say(f"--choices {line}: the quotes do not match.", f"--choices {line}：引号不匹配。"),
-                say(
-                    'A text with a comma stands in double quotes: yes,"no, never"',
-                    '含逗号的选项用双引号括起：是,"不,绝不"',
-                ),
-            ) from None
-        found += [cell.strip() for row in rows or [[""]] for cell in row]
+        at, more = 0, True
+        while more:
+            match = _CHOICE.match(line, at)
+            if match is None:
+                raise UsageError(
+                    say(f"--choices {line}: the quotes do not match.", f"--choices {line}：引号不匹配。"),
+                    say(
+                        'A text with a comma stands in double quotes: yes,"no, never"',
+                        '含逗号的选项用双引号括起：是,"不,绝不"',
+                    ),
+                )
+            quoted, plain, comma = match.groups()
+            found.append(plain if quoted is None else quoted.replace('""', '"'))
+            at, more = match.end(), bool(comma)
     return found
 
 
