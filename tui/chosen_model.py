@@ -48,6 +48,13 @@ def remember_model(path: Path) -> None:
         return
 
 
+def known_models() -> list[Path]:
+    """The last model used and those in bq's own folder, the bundled one among them if it was converted already."""
+    last = _last_model()
+    inside = sorted((home() / "models").glob("*.gguf"))
+    return list(dict.fromkeys([*([last] if last else []), *inside]))
+
+
 def _last_model() -> Path | None:
     try:
         path = Path(json.loads((home() / _STATE_FILE).read_text(encoding="utf-8"))["path"])

@@ -13,6 +13,7 @@ COMMANDS = {
     "run": ("Give one instruction, get one answer.", "给出一条指令，得到一个回答。"),
     "complete": ("Let a Base model go on with a text.", "让 Base 模型续写文本。"),
     "chat": ("Talk to a model in the terminal.", "在终端中与模型对话。"),
+    "doctor": ("What this machine has, and how models would be loaded.", "查看本机配置，以及模型会如何加载。"),
 }
 
 
