@@ -3,7 +3,7 @@
 import ctypes
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,13 +72,13 @@ def load(
         if on_plan is not None:
             on_plan(plan)
         try:
-            model, used = _load(file, plan, after)
+            model, heard = _load(file, plan, after)
         except _NoRoom:
             if number + 1 == len(ways):
                 raise
             continue
-        model.fit = Fit(plan, used, tuple(ways[:number]))
-        model.warnings += _warnings(model.fit, options)
+        model.fit = Fit(plan, reported_use(heard, shape_of(file)), tuple(ways[:number]))
+        model.warnings += tuple(_warnings(plan, options, heard))
         return model
     raise AssertionError("there is always a way to try")
 
@@ -140,7 +140,8 @@ class _Stoppable:
         return not self.stopped
 
 
-def _load(file: GgufFile, plan: Plan, progress: Progress) -> tuple[Model, Estimate]:
+def _load(file: GgufFile, plan: Plan, progress: Progress) -> tuple[Model, str]:
+    """The loaded model, and what llama.cpp logged meanwhile."""
     lib = library()
     stopped: list[bool] = []
 
@@ -166,7 +167,7 @@ def _load(file: GgufFile, plan: Plan, progress: Progress) -> tuple[Model, Estima
         if not context:
             lib.llama_model_free(model)
             raise _failure(file.path, heard)
-    return Model(file, model, context), reported_use("".join(text for _, text in heard), shape_of(file))
+    return Model(file, model, context), "".join(text for _, text in heard)
 
 
 def _chosen_devices(plan: Plan) -> Any:
@@ -227,14 +228,16 @@ def _failure(path: Path, heard: Sequence[tuple[int, str]]) -> BqError:
     return BqError(cause, say("`--debug` shows llama.cpp's log.", "`--debug` 可显示 llama.cpp 的日志。"))
 
 
-def _warnings(found: Fit, options: LoadOptions) -> tuple[str, ...]:
+def _warnings(plan: Plan, options: LoadOptions, log: str) -> Iterator[str]:
     """What was asked for and could not be."""
-    context = found.plan.setting.ctx
-    if options.ctx is None or options.ctx <= context:
-        return ()
-    return (
-        say(
+    context = plan.setting.ctx
+    if options.ctx is not None and options.ctx > context:
+        yield say(
             f"the context is {context} tokens, as long as the model was trained for, not {options.ctx}.",
             f"上下文为 {context} 个词元，即模型训练时的长度，而非 {options.ctx}。",
-        ),
-    )
+        )
+    if options.mlock and ("failed to mlock" in log or "mlock not supported" in log):
+        yield say(
+            "the system did not let bq keep the weights in RAM (--mlock); `ulimit -l` says how much it allows.",
+            "系统不允许把权重锁定在内存中（--mlock）；`ulimit -l` 可查看上限。",
+        )

@@ -107,6 +107,21 @@ def test_a_context_longer_than_the_models_is_said(path: Path) -> None:
         assert "not 9999" in model.warnings[-1]
 
 
+@pytest.mark.parametrize("failed", [True, False])
+def test_weights_that_could_not_be_locked_are_said(path: Path, monkeypatch: pytest.MonkeyPatch, failed: bool) -> None:
+    """llama.cpp only logs it (llama-mmap.cpp); an administrator's process cannot make it fail."""
+    load_really = loading._load
+
+    def load_and_log(*given: Any) -> Any:
+        model, log = load_really(*given)
+        said = "warning: failed to mlock 4096-byte buffer (after previously locking 0 bytes): Cannot allocate memory\n"
+        return model, log.replace("failed to mlock", "") + said * failed
+
+    monkeypatch.setattr(loading, "_load", load_and_log)
+    with load(path, LoadOptions(ctx=256, threads=1, mlock=True)) as model:
+        assert any("--mlock" in warning for warning in model.warnings) == failed
+
+
 @pytest.mark.parametrize("at", [0, 1, 5])
 def test_loading_stops_where_it_is_told_to(path: Path, at: int) -> None:
     heard: list[float] = []
