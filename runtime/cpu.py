@@ -21,7 +21,7 @@ _PROCESSOR_CORE = 0  # RelationProcessorCore (winnt.h)
 
 @dataclass(frozen=True)
 class Cores:
-    """What this process may use: logical cores, fast physical ones of them, the container's quota, others' load."""
+    """What this process may use: logical cores, fast physical ones of them, the container's quota; what others keep busy."""
 
     logical: int
     fast: int
@@ -52,10 +52,11 @@ def decode_threads(model_bytes: int) -> int:
 
 
 def threads_for(model_bytes: int, found: Cores) -> int:
-    """The fast cores that are free, but fewer for a small model: below this share threads wait more than they work.
+    """The fast cores, but fewer for a small model: below this share threads wait more than they work.
 
-    A waiting thread spins, and on a core that something else has taken it holds all others up: on two cores, both busy, two
-    threads made a model of 30 MB six times slower than one.
+    On two cores that other programs wanted too, two threads decoded a model of 60 MB half as fast as one, one of 150 MB as
+    fast, and one of 1 GB faster; alone on the machine twice as fast from 150 MB on. So what others do at the moment of loading
+    does not lower the number, and a prompt is read with as many threads as an answer is written.
     """
     most = _capped(min(found.fast, found.logical), found.quota)
     return max(1, min(most, model_bytes // LEAST_BYTES_PER_THREAD))
