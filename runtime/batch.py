@@ -12,9 +12,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from bq.runtime.ending import answer_limit, reason_to_stop
 from bq.runtime.engine import ABORTED, MOST_OUTPUTS, NO_SLOT, Engine, decode_error
 from bq.runtime.errors import BqError
-from bq.runtime.generation import MOST_CLOSING_TOKENS, Options
+from bq.runtime.generation import Options
 from bq.runtime.language import say
 from bq.runtime.llama import library
 from bq.runtime.model import Model
@@ -110,11 +111,8 @@ class _Answer:
         self._stream = TextStream(strip_space=tokenizer.add_dummy_prefix)
         self._stops = StopStrings(options.stop)
         self._pieces: list[str] = []
-        self.limit = self._limit(context - len(job.ids))
-
-    def _limit(self, room: int) -> int:
-        spare = min(MOST_CLOSING_TOKENS, room // 2) if self._sampler.constraint is not None else 0
-        return max(1, min(self.job.options.max_tokens or room, room - spare))
+        self._room = context - len(job.ids)
+        self.limit = answer_limit(options.max_tokens, self._room, constraint)
 
     def draw(self, output: int) -> None:
         """Draw the next token from this output of the last decode; `stop` then says whether it was the last."""
@@ -129,23 +127,14 @@ class _Answer:
         self.tokens += 1
         self.ids.append(token)
         self._pieces.append(self._stops.add(self._stream.add(self._engine.tokenizer.piece(token))))
-        self.stop = "stop" if self._stops.found else self._reason_to_stop()
+        going = reason_to_stop(self._sampler.constraint, self.tokens, self.limit, self._room)
+        self.stop = "stop" if self._stops.found else going
 
     def _next_token(self, output: int) -> int | None:
         context = self._engine.context
         if self.tokens < self.limit:
             return self._sampler.sample(context, output)
         return self._sampler.close_soon(context, output)
-
-    def _reason_to_stop(self) -> str:
-        constraint = self._sampler.constraint
-        if constraint is not None and constraint.must_end():
-            return "end"
-        if self.tokens < self.limit:
-            return ""
-        if constraint is None or constraint.may_end():
-            return "length"
-        return "incomplete" if self.tokens >= self.limit + MOST_CLOSING_TOKENS else ""
 
     def result(self) -> Result:
         """The finished answer."""
@@ -225,7 +214,7 @@ class _Run:
     def _ahead(self, answer: _Answer) -> int:
         """The tokens that an answer is taken to need still: up to half as much again as answers had on average."""
         usual = 3 * self._ended_tokens // (2 * self._ended) if self._ended else _FIRST_GUESS
-        return min(answer.limit - answer.tokens, max(_LEAST_AHEAD, usual - answer.tokens))
+        return max(_LEAST_AHEAD, min(answer.limit, usual) - answer.tokens)
 
     def _shares_soon(self, new: _Answer) -> bool:
         """Whether a running answer is about to decode a good part of what the new one begins with."""
@@ -246,15 +235,9 @@ class _Run:
 
     def _step(self) -> bool:
         """Decode once and draw a token for each answer whose ids are all decoded; False if it was cancelled."""
-        parts = self._parts()
-        is_short = len(parts) == sum(len(part.tokens) for part in parts)
-        result = self._cache.decode(parts, None if is_short else self._cancel)
-        if result == ABORTED:
+        parts = self._decode()
+        if parts is None:
             return False
-        if result == NO_SLOT and self._make_room():
-            return True
-        if result != 0:
-            raise decode_error(result)
         self.counts.steps += 1
         output = -1
         for part in parts:
@@ -265,6 +248,19 @@ class _Run:
                 answer.draw(output)
                 self.counts.tokens += answer.tokens - before
         return True
+
+    def _decode(self) -> list[Part] | None:
+        """Decode what comes next, or as much of it as the cache has room for; None if it was cancelled."""
+        while True:
+            parts = self._parts()
+            is_short = len(parts) == sum(len(part.tokens) for part in parts)
+            result = self._cache.decode(parts, None if is_short else self._cancel)
+            if result == 0:
+                return parts
+            if result == ABORTED:
+                return None
+            if result != NO_SLOT or not self._make_room():
+                raise decode_error(result)
 
     def _parts(self) -> list[Part]:
         """The next token of every answer, then the prompts, the oldest first, as far as the batch goes."""
