@@ -12,19 +12,18 @@ from typing import Any
 
 from bq.runtime.ahead import Ahead
 from bq.runtime.draft import Draft
+from bq.runtime.ending import answer_limit, reason_to_stop
 from bq.runtime.engine import Engine
 from bq.runtime.prompt import Prompt
 from bq.runtime.sampling import F32, Logits, MakeConstraint, Sampler, Sampling, log_softmax, top_k
 from bq.runtime.text_stream import StopStrings, TextStream
-
-MOST_CLOSING_TOKENS = 512  # what a constrained answer may need beyond its limit to come to an end
 
 
 @dataclass(frozen=True)
 class Options:
     """How to answer; None means as the release has it.
 
-    `stop`: texts that end the answer and are not part of it. `constraint` makes what the answer must obey (bq.runtime.grammar).
+    `stop`: texts that end the answer and are not part of it. `constraint` makes what the answer must obey (bq.runtime.constraint).
     `top_tokens`: how many alternatives each step names. `draft` makes the guesser of what comes next, called with the prompt's
     ids. `cancel` stops at the next token or batch. `on_prefill` hears (tokens done, tokens in all).
     """
@@ -151,7 +150,7 @@ class Generation:
         draft = self._options.draft(self._prompt.ids) if self._options.draft else None
         ahead = Ahead(engine, stats, self._logits, draft)
         room = engine.size - engine.used
-        limit = self._limit(room, sampler.constraint is not None)
+        limit = answer_limit(self._options.max_tokens, room, sampler.constraint)
         output = -1
         try:
             while not stats.stop:
@@ -163,7 +162,7 @@ class Generation:
                     stats.stop = "end" if token is not None else "incomplete"
                     break
                 stats.tokens += 1
-                stats.stop = self._reason_to_stop(sampler, limit, room)
+                stats.stop = reason_to_stop(sampler.constraint, stats.tokens, limit, room)
                 study = self._study(row, token) if row is not None else (None, ())
                 stats.decode_seconds += time.perf_counter() - begun
                 yield (token, *study)
@@ -173,21 +172,6 @@ class Generation:
                     output = ahead.after(token)
         finally:
             ahead.close()
-
-    def _limit(self, room: int, is_constrained: bool) -> int:
-        """Tokens that the answer may have; a constrained one keeps room to come to its end beyond that."""
-        spare = min(MOST_CLOSING_TOKENS, room // 2) if is_constrained else 0
-        return max(1, min(self._options.max_tokens or room, room - spare))
-
-    def _reason_to_stop(self, sampler: Sampler, limit: int, room: int) -> str:
-        constraint = sampler.constraint
-        if constraint is not None and constraint.must_end():
-            return "end"
-        if self.stats.tokens < limit:
-            return ""
-        if constraint is None or constraint.may_end():
-            return "length"
-        return "incomplete" if self.stats.tokens >= min(limit + MOST_CLOSING_TOKENS, room) else ""
 
     def _study(self, row: F32, token: int) -> tuple[Alternative, tuple[Alternative, ...]]:
         tokens = [token, *map(int, top_k(row, self._options.top_tokens))]
