@@ -96,8 +96,7 @@ def is_answered(model: Model, exam: Exam) -> bool:
     prompt = model.prompt(exam.messages, max_tokens=256).ids
     answer = model.tokenizer.encode(exam.answer)
     ids = [*prompt, *answer]
-    lib.llama_memory_clear(lib.llama_get_memory(engine.context), False)
-    engine._cached.clear()
+    engine.forget()
     batch = lib.llama_batch_init(len(ids), 0, 1)
     try:
         _fill(batch, ids, len(prompt) - 1)
