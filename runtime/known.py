@@ -94,7 +94,7 @@ def roles_of(file: GgufFile) -> Roles:
 
 def file_warnings(file: GgufFile) -> tuple[str, ...]:
     """What is wrong with a file that llama.cpp runs, a line each with what to do; empty for a file as bq makes them."""
-    generation, name = _generation(file), _printable(file.path.name)
+    generation, name = generation_of(file), _printable(file.path.name)
     found = [*_output_faults(file, generation)]
     if not file.text("bq.variant"):
         found += [*_vocabulary_faults(file, generation), *_role_faults(file), *_prompt_faults(file)]
@@ -117,7 +117,7 @@ def _for_other_programs() -> str:
     )
 
 
-def _generation(file: GgufFile) -> int | None:
+def generation_of(file: GgufFile) -> int | None:
     """1 or 2: the file's own word, else by the names of the role pieces, else by the size of the vocabulary."""
     pieces, roles, own = _list(file, "tokenizer.ggml.tokens"), roles_of(file), file.count("bq.generation")
     if own in (1, 2):
@@ -133,7 +133,7 @@ def _list(file: GgufFile, key: str) -> list[Any]:
 
 
 def _vocabulary_faults(file: GgufFile, generation: int | None) -> Iterator[str]:
-    """What makes token ids wrong, in this program too."""
+    """What makes token ids wrong."""
     types = _list(file, "tokenizer.ggml.token_type")
     if types and _USER_DEFINED not in types:
         yield (
@@ -146,18 +146,10 @@ def _vocabulary_faults(file: GgufFile, generation: int | None) -> Iterator[str]:
     if file.flag("tokenizer.ggml.add_space_prefix", True):  # llama.cpp's default for this kind of vocabulary
         yield (
             say(
-                "it lets llama.cpp put spaces into a text that the release does not have, so texts get wrong token ids.",
-                "它让 llama.cpp 在文本中加入原版没有的空格，文本的词元 id 会出错。",
+                "it lets llama.cpp put spaces into a text that the release does not have.",
+                "它让 llama.cpp 在文本中加入原版没有的空格。",
             )
-            + _convert_again()
-        )
-    elif generation == 1:
-        yield (
-            say(
-                "it does not say that a space stands before each text, as Baichuan 1 has it.",
-                "它没有说明每段文本前有一个空格，而 Baichuan 1 是这样的。",
-            )
-            + _convert_again()
+            + _for_other_programs()
         )
 
 

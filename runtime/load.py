@@ -24,6 +24,7 @@ from bq.runtime.memory import KV_TYPES, Estimate, reported_use, shape_of
 from bq.runtime.model import Model
 from bq.runtime.page_cache import read_ahead
 from bq.runtime.structure import check_structure
+from bq.runtime.tokenizer import no_space_prefix
 
 _MOST_SEQUENCES = 256  # LLAMA_MAX_SEQ (llama-cparams.h)
 _READING = 0.9  # the part of the progress that reading a file from the disk is
@@ -179,6 +180,7 @@ def _model_params(plan: Plan) -> Any:
     params = model_params()
     params.n_gpu_layers = plan.setting.gpu_layers
     params.load_mode = _load_mode(plan)
+    params.kv_overrides = no_space_prefix()
     return params
 
 

@@ -10,12 +10,13 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from bq.runtime.errors import BqError
 from bq.runtime.gguf_file import GgufFile, read_gguf
-from bq.runtime.known import roles_of
+from bq.runtime.known import generation_of, roles_of
 from bq.runtime.language import say
 from bq.runtime.llama import last_errors, library
 from bq.runtime.structure import check_vocabulary
@@ -31,7 +32,7 @@ class Tokenizer:
 
     def __init__(self, vocab: Any, file: GgufFile) -> None:
         self._vocab = vocab
-        self.add_dummy_prefix = file.flag(DUMMY_PREFIX_KEY, False)
+        self.add_dummy_prefix = file.flag(DUMMY_PREFIX_KEY, generation_of(file) == 1)
         self.remove_extra_whitespaces = file.flag(EXTRA_WHITESPACE_KEY, False)
         self._buffer = ctypes.create_string_buffer(_PIECE_BYTES)
         self._forgeable = _forgeable_pieces(file)
@@ -86,6 +87,20 @@ class Tokenizer:
         return int(library().llama_vocab_n_tokens(self._vocab))
 
 
+@cache
+def no_space_prefix() -> Any:
+    """Loading parameters (kv_overrides) by which llama.cpp puts no spaces of its own into a text.
+
+    Files of other programs leave its default, a space; of both generations that makes wrong ids.
+    """
+    lib = library()
+    overrides = (lib.llama_model_kv_override * 2)()  # the second, empty, ends the list
+    overrides[0].tag = lib.LLAMA_KV_OVERRIDE_TYPE_BOOL
+    overrides[0].key = b"tokenizer.ggml.add_space_prefix"
+    overrides[0].value.val_bool = False
+    return overrides
+
+
 def _forgeable_pieces(file: GgufFile) -> "re.Pattern[str] | None":
     """Where to split a text so that it cannot become a role or control id, None if no text can.
 
@@ -110,6 +125,7 @@ def load_tokenizer(path: Path) -> Iterator[Tokenizer]:
     lib = library()
     params = lib.llama_model_default_params()
     params.vocab_only = True
+    params.kv_overrides = no_space_prefix()
     model = lib.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
         raise BqError(

@@ -12,7 +12,7 @@ from sentencepiece import sentencepiece_model_pb2
 from bq.runtime.errors import BqError
 from bq.runtime.tokenizer import Tokenizer, load_tokenizer
 from tests.runtime.conftest import OpenPair, Pair
-from tests.support.gguf_writer import ARRAY, I32, array, take_apart
+from tests.support.gguf_writer import ARRAY, BOOL, I32, array, take_apart
 from tests.support.tokenizer import NORMAL, SPACE, Generation, Piece, model_bytes, pieces, small_tokenizer
 
 ROLE_PIECES: dict[Generation, tuple[str, str]] = {
@@ -117,6 +117,25 @@ def test_forged_role_pieces_stay_text_in_files_that_type_them_so_that_any_text_h
                 ids = tokenizer.encode(text)
                 assert not {1, 2, 195, 196} & set(ids)
                 assert b"".join(map(tokenizer.piece, ids)).decode().strip(" ") == text
+
+
+@pytest.mark.parametrize("says", [None, True])
+@pytest.mark.parametrize("generation", [1, 2])
+def test_a_file_from_elsewhere_that_asks_for_spaces_gets_the_right_ids_all_the_same(
+    generation: Generation, says: bool | None, converted: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = converted("b1-7b" if generation == 1 else "b2-7b", hidden=96, ffn=128)
+    parts = take_apart(source)
+    parts = parts.without_key(*(key.name for key in parts.keys if key.name.startswith("bq.")))
+    parts = parts.without_key("tokenizer.ggml.add_space_prefix")
+    if says:
+        parts = parts.with_key("tokenizer.ggml.add_space_prefix", BOOL, b"\1")
+    path = tmp_path / "foreign.gguf"
+    path.write_bytes(parts.to_bytes())
+    with load_tokenizer(path) as foreign, load_tokenizer(source) as own:
+        for text in ("你好，the model。", " a", "", "模型\n12"):
+            assert foreign.encode(text) == own.encode(text)
+        assert foreign.add_dummy_prefix == (generation == 1)
 
 
 def test_control_tokens_have_no_text(small: Pair) -> None:
