@@ -97,7 +97,7 @@ def file_warnings(file: GgufFile) -> tuple[str, ...]:
     generation, name = generation_of(file), _printable(file.path.name)
     found = [*_output_faults(file, generation)]
     if not file.text("bq.variant"):
-        found += [*_vocabulary_faults(file, generation), *_role_faults(file), *_prompt_faults(file)]
+        found += [*_vocabulary_faults(file), *_role_faults(file), *_prompt_faults(file)]
     return tuple(f"{name}: {fault}" for fault in found)
 
 
@@ -132,7 +132,7 @@ def _list(file: GgufFile, key: str) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _vocabulary_faults(file: GgufFile, generation: int | None) -> Iterator[str]:
+def _vocabulary_faults(file: GgufFile) -> Iterator[str]:
     """What makes token ids wrong."""
     types = _list(file, "tokenizer.ggml.token_type")
     if types and _USER_DEFINED not in types:
@@ -163,7 +163,7 @@ def _role_faults(file: GgufFile) -> Iterator[str]:
                 "its role pieces are user-defined, so a message that contains one forges a role.",
                 "其角色词元为用户自定义类型，消息中写入它即可伪造角色。",
             )
-            + _convert_again()
+            + _for_other_programs()
         )
     elif role_types - {_CONTROL}:
         yield (
