@@ -19,7 +19,7 @@ from bq.convert.convert import Conversion, convert, demo_checkpoint, prepare
 from bq.demo.corpus import Corpus, Dialogue, Question, is_right, load_corpus
 from bq.runtime.cpu import usable_cores
 from bq.runtime.llama import library
-from bq.runtime.load import LoadOptions, load
+from bq.runtime.loading import LoadOptions, load
 from bq.runtime.model import Model
 from bq.runtime.prompt import Message
 from bq.runtime.sampling import Sampling

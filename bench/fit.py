@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bq.runtime.load import LoadOptions, load
+from bq.runtime.loading import LoadOptions, load
 from bq.runtime.memory import HOST, MIB, Estimate
 from tests.conftest import convert_folder
 from tests.support.families import FAMILIES, Shape, write_checkpoint

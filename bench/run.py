@@ -15,7 +15,7 @@ from pathlib import Path
 from bench import models
 from bench.loop import measure_loops
 from bench.turns import measure_cancel, measure_prefill, measure_turns
-from bq.runtime.load import LoadOptions, load
+from bq.runtime.loading import LoadOptions, load
 from bq.runtime.model import Model
 
 LENGTHS = (128, 1024, 4000)

@@ -13,7 +13,7 @@ from bq.runtime.memory import CONTEXT_STEP, HOST, Estimate, Shape, Use
 from bq.runtime.releases import Layout, releases
 
 if TYPE_CHECKING:
-    from bq.runtime.load import Fit
+    from bq.runtime.loading import Fit
 
 _MIB, _GIB = 1 << 20, 1 << 30
 _SHORTEST_ADVISED = 512  # tokens; below that no conversation is possible

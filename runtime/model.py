@@ -25,7 +25,7 @@ from bq.runtime.session_file import Fingerprint, SessionFile, open_session
 from bq.runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from bq.runtime.load import Fit
+    from bq.runtime.loading import Fit
 
 DEFAULT_ANSWER_TOKENS = 2048  # max_new_tokens of every Chat release
 _LEAST_ANSWER_TOKENS = 256  # a long message may shrink the room for the answer down to this

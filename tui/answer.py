@@ -30,7 +30,7 @@ def answer(
 
     `finish` hears the whole text, unless it was interrupted.
     """
-    from bq.runtime.load import load
+    from bq.runtime.loading import load
     from bq.tui.chosen_model import choose_model, remember_model
     from bq.tui.commands.options import load_options, sampling
 

@@ -37,7 +37,7 @@ from bq.tui.widgets.prompt import Prompt
 from bq.tui.widgets.views import ChatView, InstructView, View
 
 if TYPE_CHECKING:
-    from bq.runtime.load import LoadOptions
+    from bq.runtime.loading import LoadOptions
     from bq.runtime.model import Model
     from bq.runtime.sampling import Sampling
     from bq.tui.kept_session import KeptSession

@@ -76,7 +76,7 @@ def examine(paths: Sequence[Path]) -> Checkup:
 
 
 def _check(path: Path, machine: Machine) -> Checked:
-    from bq.runtime.load import choose
+    from bq.runtime.loading import choose
     from bq.runtime.structure import check_structure
 
     options = LoadOptions()

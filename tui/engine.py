@@ -22,7 +22,7 @@ from bq.tui.conversation import Stop
 if TYPE_CHECKING:
     from bq.runtime.fit import Plan
     from bq.runtime.generation import Stats
-    from bq.runtime.load import LoadOptions
+    from bq.runtime.loading import LoadOptions
     from bq.runtime.model import Model
     from bq.runtime.sampling import Sampling
     from bq.tui.kept_session import KeptSession
@@ -63,7 +63,7 @@ class Loading(Job):
         self._session = session
 
     def _do(self, engine: "Engine") -> None:
-        from bq.runtime.load import load
+        from bq.runtime.loading import load
 
         engine.model = load(engine.path, engine.options, self._on_progress, self._on_plan)
         engine.was_loaded = True

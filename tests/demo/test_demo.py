@@ -14,7 +14,7 @@ import sentencepiece
 from bench.demo import GREEDY, Exam, all_exams, is_answered
 from bq.convert.convert import Conversion, convert, demo_checkpoint, prepare
 from bq.demo.corpus import is_right, load_corpus
-from bq.runtime.load import LoadOptions, load
+from bq.runtime.loading import LoadOptions, load
 from bq.runtime.model import Model
 
 MAX_CHECKPOINT_BYTES = 25_000_000

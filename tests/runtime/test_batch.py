@@ -17,7 +17,7 @@ from bq.runtime.batch import Counts, Job, Result, run_batch
 from bq.runtime.errors import BqError
 from bq.runtime.generation import Options
 from bq.runtime.llama import library
-from bq.runtime.load import LoadOptions, load
+from bq.runtime.loading import LoadOptions, load
 from bq.runtime.model import Model
 from bq.runtime.prompt import Message, Prompt
 from bq.runtime.sampling import Sampling

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bq.runtime.draft import Draft
-from bq.runtime.load import LoadOptions, load
+from bq.runtime.loading import LoadOptions, load
 from bq.runtime.model import Model
 from bq.runtime.prompt import Message
 from bq.runtime.sampling import Logits, Sampling

@@ -22,7 +22,7 @@ from bq.runtime.json_grammar import Bound, decimal, name_rules, value, whole_num
 from bq.runtime.json_pattern import pattern_to_gbnf
 from bq.runtime.json_schema import parse_schema, schema_to_gbnf
 from bq.runtime.language import set_language
-from bq.runtime.load import load
+from bq.runtime.loading import load
 from bq.runtime.prompt import Message
 from bq.runtime.sampling import Sampling
 from bq.runtime.text_stream import harmless

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bq.runtime.devices import Device
 from bq.runtime.gguf_file import read_gguf
-from bq.runtime.load import LoadOptions, load
+from bq.runtime.loading import LoadOptions, load
 from bq.runtime.memory import (
     HOST,
     MIB,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bq.runtime.errors import BqError, Cancelled, UsageError
-from bq.runtime.load import LoadOptions, load
+from bq.runtime.loading import LoadOptions, load
 from bq.runtime.model import Model
 from bq.runtime.prompt import Message
 from bq.runtime.sampling import Sampling

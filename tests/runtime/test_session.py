@@ -26,7 +26,7 @@ from bq.runtime.engine import Engine
 from bq.runtime.gguf_file import read_gguf
 from bq.runtime.kv_state import is_state
 from bq.runtime.llama import library
-from bq.runtime.load import LoadOptions, load
+from bq.runtime.loading import LoadOptions, load
 from bq.runtime.prompt import Message
 from bq.runtime.sampling import Logits, Sampling
 from bq.runtime.session import ModelSource

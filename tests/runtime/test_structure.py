@@ -14,7 +14,7 @@ import pytest
 from bq.runtime.errors import UsageError
 from bq.runtime.gguf_file import read_gguf
 from bq.runtime.llama import library, model_params
-from bq.runtime.load import LoadOptions, load
+from bq.runtime.loading import LoadOptions, load
 from bq.runtime.prompt import Message
 from bq.runtime.sampling import Sampling
 from bq.runtime.structure import check_structure

@@ -131,7 +131,7 @@ def test_a_wrong_use_is_refused_before_anything_is_loaded(
     what: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bq.runtime.load.load", lambda *_: pytest.fail("it was loaded"))
+    monkeypatch.setattr("bq.runtime.loading.load", lambda *_: pytest.fail("it was loaded"))
     source = write(tmp_path / "IN", *lines)
     write(tmp_path / "there", "something")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
@@ -337,7 +337,7 @@ def test_a_run_killed_before_it_removed_its_journal_is_done(
     written = out.read_bytes()
     assert journal_path(out).exists()
     with monkeypatch.context() as patch:
-        patch.setattr("bq.runtime.load.load", lambda *_: pytest.fail("it was loaded"))
+        patch.setattr("bq.runtime.loading.load", lambda *_: pytest.fail("it was loaded"))
         assert run(*arguments) == 0
     assert (out.read_bytes(), journal_path(out).exists()) == (written, False)
     assert run(*arguments) == 2

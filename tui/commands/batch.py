@@ -175,7 +175,7 @@ class _Work:
     def _answer(self, sink: Sink, seed: int) -> None:
         """Answer what `sink` does not have yet. Raises Cancelled if it was interrupted."""
         from bq.runtime.batch import run_batch
-        from bq.runtime.load import load
+        from bq.runtime.loading import load
         from bq.tui.answer import print_plan, stop_on_interrupt
         from bq.tui.chosen_model import remember_model
         from bq.tui.commands.options import load_options

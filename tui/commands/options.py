@@ -10,7 +10,7 @@ import click
 from bq.runtime.language import say
 
 if TYPE_CHECKING:
-    from bq.runtime.load import LoadOptions
+    from bq.runtime.loading import LoadOptions
     from bq.runtime.sampling import Sampling
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -159,7 +159,7 @@ def session_option(function: F) -> F:
 
 def load_options(given: dict[str, Any]) -> "LoadOptions":
     """The LoadOptions of the command's arguments."""
-    from bq.runtime.load import LoadOptions
+    from bq.runtime.loading import LoadOptions
 
     same = {name: given[name] for name in LOADING}
     return LoadOptions(**same, batch=given["batch_size"], mmap=False if given["no_mmap"] else None)

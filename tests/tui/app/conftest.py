@@ -19,9 +19,9 @@ Start = Callable[..., AbstractAsyncContextManager[Session]]
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     fake = Fake()
-    module = ModuleType("bq.runtime.load")
+    module = ModuleType("bq.runtime.loading")
     module.load, module.LoadOptions = fake.load, LoadOptions  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "bq.runtime.load", module)
+    monkeypatch.setitem(sys.modules, "bq.runtime.loading", module)
     monkeypatch.setattr("bq.tui.app.copy_natively", lambda text: fake.copied.append(text))
     monkeypatch.setattr("bq.tui.app.LOOK_EVERY_SECONDS", 0.01)
     monkeypatch.setattr(language, "_current", "en")

@@ -1,4 +1,4 @@
-"""Plays `bq.runtime.load` for the tests of the screen; how far it gets and what fails is up to the test."""
+"""Plays `bq.runtime.loading` for the tests of the screen; how far it gets and what fails is up to the test."""
 
 import random
 import threading

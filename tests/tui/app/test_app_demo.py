@@ -19,7 +19,7 @@ from .session import Session
 def start_real() -> Callable:
     @asynccontextmanager
     async def run(path: Path, **options) -> AsyncIterator[Session]:
-        from bq.runtime.load import LoadOptions
+        from bq.runtime.loading import LoadOptions
 
         app = ChatApp(path, LoadOptions(threads=2, gpu_layers=0), **options)
         async with app.run_test(size=(90, 40)) as pilot:
@@ -102,7 +102,7 @@ async def test_a_message_that_is_too_long_is_given_back(start_real, random_gguf)
 
 
 async def test_a_file_that_is_no_gguf_is_refused_on_the_screen(tmp_path):
-    from bq.runtime.load import LoadOptions
+    from bq.runtime.loading import LoadOptions
 
     path = tmp_path / "no.gguf"
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n" * 10)

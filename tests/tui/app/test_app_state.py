@@ -135,7 +135,7 @@ def test_pasted_text_loses_its_control_characters_only():
 
 
 def engine_with(fake: Fake, monkeypatch, tmp_path) -> Engine:
-    monkeypatch.setitem(sys.modules, "bq.runtime.load", SimpleNamespace(load=fake.load))
+    monkeypatch.setitem(sys.modules, "bq.runtime.loading", SimpleNamespace(load=fake.load))
     return Engine(tmp_path / "m.gguf", None)
 
 

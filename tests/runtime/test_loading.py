@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bq.runtime import load as loading
+from bq.runtime import loading
 from bq.runtime.cpu import Cores
 from bq.runtime.devices import Device
 from bq.runtime.errors import BqError, Cancelled, UsageError
@@ -17,7 +17,7 @@ from bq.runtime.fit import Machine, Plan
 from bq.runtime.fit_advice import compare
 from bq.runtime.gguf_file import read_gguf
 from bq.runtime.host import Memory
-from bq.runtime.load import LoadOptions, choose, load
+from bq.runtime.loading import LoadOptions, choose, load
 from bq.runtime.memory import HOST
 from bq.runtime.page_cache import read_ahead
 from bq.runtime.sampling import Sampling
@@ -164,7 +164,7 @@ def test_reading_ahead_leaves_what_it_cannot_read_to_the_loader(tmp_path: Path) 
 _IN_LITTLE_SPACE = """
 import resource, sys
 from pathlib import Path
-from bq.runtime.load import LoadOptions, load
+from bq.runtime.loading import LoadOptions, load
 from bq.runtime.errors import BqError
 path, room = Path(sys.argv[1]), int(sys.argv[2]) << 20
 one = LoadOptions(threads=1, **eval(sys.argv[3]))
