@@ -25,14 +25,13 @@ class Counts(Protocol):
     decode_seconds: float
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Trial:
-    """Tokens that were decoded at once from `position` on, their logits [n, vocab], and how many single ones were equal."""
+    """Tokens that were decoded at once from `position` on, and their logits [n, vocab]."""
 
     position: int
     tokens: list[int]
     rows: F32
-    equal: int = 0
 
 
 class Ahead:
@@ -73,7 +72,7 @@ class Ahead:
         if self._mark is not None:
             draft.learn(len(self._guesses), self._right, self._stats.decode_seconds - self._mark)
         self.close()
-        if guesses := self._fitting(draft.trial()):
+        if self._trial is None and (guesses := self._fitting(draft.trial())):
             self._try(draft, [token, *guesses])
         self._mark = self._stats.decode_seconds + time.perf_counter() - begun
         self._guesses = self._fitting(draft.propose())
@@ -107,20 +106,20 @@ class Ahead:
         draft.tried(len(tokens) - 1, time.perf_counter() - begun)
 
     def _compare(self, draft: Draft, trial: _Trial, tokens: Sequence[int], first: int) -> None:
-        """The logits of a step against the trial's, as far as both decoded the same tokens, before sampling changes them."""
+        """The logits of a step against the trial's for the same tokens, before sampling changes them.
+
+        Every step begins where the right tokens of the last one ended, so none of the trial's is left out.
+        """
         begin = self._engine.used - len(tokens) - trial.position
-        for i, token in enumerate(tokens):
-            if begin + i >= len(trial.tokens) or trial.tokens[begin + i] != token:
+        for at, token in enumerate(tokens[: len(trial.tokens) - begin], begin):
+            if trial.tokens[at] != token:
                 self._trial = None  # the answer went another way: nothing is known
                 return
-            if begin + i < trial.equal:
-                continue
-            row = self._logits.row(self._engine.context, first + i)
-            if not np.array_equal(row.view(np.uint32), trial.rows[begin + i].view(np.uint32)):
+            row = self._logits.row(self._engine.context, first + at - begin)
+            if not np.array_equal(row.view(np.uint32), trial.rows[at].view(np.uint32)):
                 self._judge(draft, trial, False)
                 return
-            trial.equal += 1
-        if trial.equal == len(trial.tokens):
+        if begin + len(tokens) >= len(trial.tokens):
             self._judge(draft, trial, True)
 
     def _judge(self, draft: Draft, trial: _Trial, is_same: bool) -> None:

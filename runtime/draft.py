@@ -15,28 +15,28 @@ Three things are promised, and none of them is assumed:
 - It is off by itself where it does not pay: what a step of each width costs and how often guesses are right is measured.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 BLOCK = 256  # cells: the padding of llama_kv_cache::get_n_kv
 WIDTHS = (2, 7, 16)  # tokens in one step, the sampled one and guesses; from 8 on llama.cpp has other K-quant kernels
+_TOKEN_BITS = 32
 _NGRAM = 4  # tokens that a search looks at; beyond, the run of right guesses tells more
 _LEAST_GAIN = 1.05  # tokens per time against steps of one token
 _TRIAL_GAIN = 1.2  # what a width must promise beyond the proven ones to be tried
-_ALLOWANCE = 0.015  # steps that may be lost for each token
+_TRIAL_CHANCE = 0.4  # that all its guesses are right: else it may show nothing
+_ALLOWANCE = 0.01  # steps that may be lost for each token
 _CREDIT = 3.0  # steps that may be lost at first: two trials and a wrong guess
-_LEAST_CREDIT = 1.5  # of them for each answer, whatever was lost before
+_LEAST_CREDIT = 0.5  # of them for each answer, whatever was lost before
 _MOST_CREDIT = 6.0  # savings do not allow more losses than this later
-_PRIOR_COST = (
-    0.3  # of a further token in a step, before it is measured (a CPU with one thread; more threads or a GPU: less)
-)
-_BLEND = 0.2  # weight of a new measurement
+_PRIOR_COST = 0.3  # of a further token in a step, before it is measured (one CPU thread; more threads or a GPU: less)
+_FIRST_SINGLES = 3  # steps that are timed before anything is guessed
+_BLEND = 0.2  # weight of a new measurement; the first few weigh more
 _OUTLIER = 3.0  # a time beyond so many times what was expected says more of the machine than of the step
-_FORGET = (
-    0.01  # a cost that is not measured goes back to the prior by this share at each token, so that it is tried again
-)
+_FORGET = 0.01  # share by which a cost goes back to the prior at each single step: what seemed dear is tried again
 # How often the next guess is right after `run` right ones (or after an n-gram of that length), as counted over
 # corrected, extracted, renamed and unrelated texts (bench/draft.py); the answer at hand soon outweighs it.
 _PRIOR_RIGHT = (0.0, 0.25, 0.5, 0.65, 0.75, 0.8, 0.8, 0.85, 0.85, 0.85, 0.9)
+_LEVELS = len(_PRIOR_RIGHT)
 _PRIOR_WEIGHT = 4.0
 _MEMORY = 0.96  # what an older guess counts against the next one
 
@@ -49,8 +49,11 @@ class Steps:
 
     def __init__(self) -> None:
         self.credit = _CREDIT
-        self._one = 0.0  # seconds of a step of one token
+        self._one = 0.0  # seconds of a step of one token after another such step
         self._costs = {width: _prior_cost(width) for width in WIDTHS}
+        self._measured = dict.fromkeys(WIDTHS, 0)
+        self._singles = 0
+        self._last, self._last_time = 0, 1.0  # the last step's width (0: no step of an answer) and time in single steps
         self._same: set[tuple[int, int]] = set()  # (width, block) whose trial succeeded
         self._other: dict[int, int] = {}  # width to the first block where it failed, and so it does in later ones
 
@@ -76,28 +79,59 @@ class Steps:
         else:
             self._other[width] = min(block, self._other.get(width, block))
 
+    def begin(self) -> None:
+        """A new answer: what was decoded before it was something else, and it may lose a little of its own."""
+        self.credit = max(self.credit, _LEAST_CREDIT)
+        self._last = 0
+
+    @property
+    def is_known(self) -> bool:
+        """Whether single steps have been timed, which all costs are counted in."""
+        return self._singles >= _FIRST_SINGLES
+
     def took(self, width: int, gained: int, seconds: float) -> None:
-        """A step of `width` tokens gave `gained` of the answer, none if it was a trial."""
-        self._measure(width, seconds)
-        self.credit += gained * (1 + _ALLOWANCE) - self._relative(width, seconds)
-        self.credit = min(self.credit, _MOST_CREDIT)
+        """A step of `width` tokens gave `gained` of the answer, none if it was a trial.
 
-    def _measure(self, width: int, seconds: float) -> None:
-        if width == 1:
-            self._one += _BLEND * (min(seconds, _OUTLIER * self._one) - self._one) if self._one else seconds
-            for other in WIDTHS:
-                self._costs[other] += _FORGET * (_prior_cost(other) - self._costs[other])
-        elif self._one:
-            self._costs[width] += _BLEND * (self._relative(width, seconds) - self._costs[width])
+        llama.cpp builds its graph anew when the width changes, so what a single step takes longer after a wide one is
+        counted as the wide one's.
+        """
+        time = min(seconds / self._one, _OUTLIER * self._costs.get(width, 1.0)) if self._one else 1.0
+        if self._last > 1:
+            self._blend(self._last, self._last_time + (time - 1 if width == 1 else 0))
+        elif width == 1:
+            time = 1.0
+            if self._last == 1:
+                self._time_single(seconds)
+        self.credit = min(self.credit + gained * (1 + _ALLOWANCE) - time, _MOST_CREDIT)
+        self._last, self._last_time = width, time
 
-    def _relative(self, width: int, seconds: float) -> float:
-        if width == 1 or not self._one:
-            return 1.0
-        return min(seconds / self._one, _OUTLIER * self._costs[width])
+    def _time_single(self, seconds: float) -> None:
+        self._singles += 1
+        self._one += _BLEND * (min(seconds, _OUTLIER * self._one) - self._one) if self._one else seconds
+        for width in WIDTHS:
+            self._costs[width] += _FORGET * (_prior_cost(width) - self._costs[width])
+
+    def _blend(self, width: int, time: float) -> None:
+        """A new measurement of a width; the first one also says something of the wider ones."""
+        weight = max(_BLEND, 1 / (2 + self._measured[width]))
+        self._costs[width] += weight * (time - self._costs[width])
+        self._measured[width] += 1
+        for wider in WIDTHS:
+            if wider > width and not self._measured[wider]:
+                in_line = 1 + (self._costs[width] - 1) / (width - 1) * (wider - 1)
+                self._costs[wider] = (in_line + _prior_cost(wider)) / 2
 
 
 def _prior_cost(width: int) -> float:
     return 1 + _PRIOR_COST * (width - 1)
+
+
+def _packed(ids: Sequence[int], n: int) -> list[int]:
+    """Every n-gram as one number, the last token in the low bits."""
+    grams = list(ids[n - 1 :])
+    for back in range(1, n):
+        grams = [gram | token << _TOKEN_BITS * back for gram, token in zip(grams, ids[n - 1 - back :], strict=False)]
+    return grams
 
 
 class Draft:
@@ -105,31 +139,31 @@ class Draft:
 
     def __init__(self, prompt_ids: Sequence[int], steps: Steps | None = None) -> None:
         self.steps = steps or Steps()
-        self.steps.credit = max(self.steps.credit, _LEAST_CREDIT)
+        self.steps.begin()
         self._ids = ids = list(prompt_ids)
-        # by length: the n-gram to the position after its last occurrence
-        self._after = [
-            dict(zip(zip(*(ids[i:] for i in range(n)), strict=False), range(n, len(ids)), strict=False))
-            for n in range(1, _NGRAM + 1)
-        ]
+        # by length: the n-gram, packed, to the position after its last occurrence
+        self._after = [dict(zip(_packed(ids, n), range(n, len(ids)), strict=False)) for n in range(1, _NGRAM + 1)]
+        self._ends = self._last_grams()
         self._source = 0  # the position whose token is guessed to come next; 0: nothing is
         self._run = 0  # the n-gram's length and the right guesses since
         self._right = [rate * _PRIOR_WEIGHT for rate in _PRIOR_RIGHT]
-        self._tried = [_PRIOR_WEIGHT] * len(_PRIOR_RIGHT)
+        self._tried = [_PRIOR_WEIGHT] * _LEVELS
+        self._sums: list[float] = []  # what 1, 2, … guesses would probably give now, worked out when asked for
         self._find()
 
     def observe(self, token: int) -> None:
         """A token has come; whether it was expected counts, guessed or not."""
-        ids, end = self._ids, len(self._ids)
+        ids = self._ids
         is_right = bool(self._source) and ids[self._source] == token
         if self._source:
-            level = min(self._run, len(self._right) - 1)
+            level = min(self._run, _LEVELS - 1)
             self._right[level] = self._right[level] * _MEMORY + is_right
             self._tried[level] = self._tried[level] * _MEMORY + 1
+        for after, gram in zip(self._after, self._ends, strict=False):
+            after[gram] = len(ids)
         ids.append(token)
-        for n, after in enumerate(self._after, 1):
-            if n <= end:
-                after[tuple(ids[end - n : end])] = end
+        self._ends = self._last_grams()
+        self._sums.clear()
         if is_right:
             self._source += 1
             self._run += 1
@@ -138,26 +172,35 @@ class Draft:
 
     def propose(self) -> list[int]:
         """The tokens that may come after the last one, [] where guessing does not pay or has not been proven the same."""
-        if not self._source:
+        if not self._source or not self.steps.is_known:
             return []
-        steps, block, space = self.steps, *self._place()
-        allowed = [width for width in WIDTHS if width <= space and steps.is_same(width, block)]
-        width, gain = self._best([width for width in allowed if steps.cost(width) - 1 <= steps.credit])
+        steps, (block, space) = self.steps, self._place()
+        width, gain = self._best(
+            width
+            for width in WIDTHS
+            if width <= space and steps.is_same(width, block) and steps.cost(width) - 1 <= steps.credit
+        )
         return self._continuation(width - 1) if gain >= _LEAST_GAIN else []
 
     def trial(self) -> list[int]:
         """The guesses to try a width with that is not proven here and promises more than those that are; [] for none."""
         steps = self.steps
-        if not self._source or steps.credit < steps.cost(WIDTHS[0]):
+        if not self._source or not steps.is_known or steps.credit < steps.cost(WIDTHS[0]):
             return []
         block, space = self._place()
-        proven = {width for width in WIDTHS if width <= space and steps.is_same(width, block)}
-        open_ones = [
-            width for width in WIDTHS if width <= space and width not in proven and steps.may_be_same(width, block)
-        ]
-        _, usual = self._best(sorted(proven))
-        width, gain = self._best([width for width in open_ones if steps.cost(width) <= steps.credit])
-        return self._continuation(width - 1) if gain >= _TRIAL_GAIN * max(1.0, usual) else []
+        proven = [width for width in WIDTHS if width <= space and steps.is_same(width, block)]
+        width, gain = self._best(
+            width
+            for width in WIDTHS
+            if width <= space
+            and width not in proven
+            and self._chance(width) >= _TRIAL_CHANCE
+            and steps.cost(width) <= steps.credit
+            and steps.may_be_same(width, block)
+        )
+        if not width or gain < _TRIAL_GAIN * max(1.0, self._best(proven)[1]):
+            return []
+        return self._continuation(width - 1)
 
     def tried(self, drafted: int, seconds: float) -> None:
         """A trial with 1 + `drafted` tokens took this time."""
@@ -172,33 +215,46 @@ class Draft:
         self.steps.took(1 + drafted, 1 + accepted, seconds)
 
     def _find(self) -> None:
-        ids = self._ids
-        for n in range(min(_NGRAM, len(ids)), 0, -1):
-            source = self._after[n - 1].get(tuple(ids[-n:]), 0)
+        for n in range(len(self._ends), 0, -1):
+            source = self._after[n - 1].get(self._ends[n - 1], 0)
             if source:
                 self._source, self._run = source, n
                 return
         self._source = self._run = 0
+
+    def _last_grams(self) -> list[int]:
+        """The n-grams at the end, packed, from one token up."""
+        grams, gram = [], 0
+        for n, token in enumerate(self._ids[: -_NGRAM - 1 : -1]):
+            gram |= token << _TOKEN_BITS * n
+            grams.append(gram)
+        return grams
 
     def _place(self) -> tuple[int, int]:
         """The block of the newest token, which is not decoded yet, and the positions from it to the block's end."""
         block, offset = divmod(len(self._ids) - 1, BLOCK)
         return block, BLOCK - offset
 
-    def _best(self, widths: Sequence[int]) -> tuple[int, float]:
-        """The width that gives the most tokens per time, and how many against steps of one token."""
-        best, most = 0, 0.0
-        expected, chance, guesses, last = 1.0, 1.0, 0, len(self._right) - 1
-        for width in widths:
-            while guesses < width - 1:
-                level = min(self._run + guesses, last)
+    def _best(self, widths: Iterable[int]) -> tuple[int, float]:
+        """The width that gives the most tokens per time, and how many against steps of one token; (0, 0) for none."""
+        gains = [(self._expected(width) / self.steps.cost(width), width) for width in widths]
+        gain, width = max(gains, default=(0.0, 0))
+        return width, gain
+
+    def _expected(self, width: int) -> float:
+        """How many tokens a step of this width will probably give."""
+        if not self._sums:
+            chance, total = 1.0, 1.0
+            for run in range(self._run, self._run + WIDTHS[-1] - 1):
+                level = min(run, _LEVELS - 1)
                 chance *= self._right[level] / self._tried[level]
-                expected += chance
-                guesses += 1
-            gain = expected / self.steps.cost(width)
-            if gain > most:
-                best, most = width, gain
-        return best, most
+                total += chance
+                self._sums.append(total)
+        return self._sums[width - 2]
+
+    def _chance(self, width: int) -> float:
+        """How probably all guesses of such a step are right."""
+        return self._expected(width) - (self._expected(width - 1) if width > 2 else 1.0)
 
     def _continuation(self, count: int) -> list[int]:
         """What stands from the source on; where it reaches the end, its period goes on."""
