@@ -23,16 +23,17 @@ from bq.runtime.text_stream import StopStrings, TextStream
 class Options:
     """How to answer; None means as the release has it.
 
-    `stop`: texts that end the answer and are not part of it. `constraint` makes what the answer must obey (bq.runtime.constraint).
-    `top_tokens`: how many alternatives each step names. `draft` makes the guesser of what comes next, called with the prompt's
-    ids. `cancel` stops at the next token or batch. `on_prefill` hears (tokens done, tokens in all).
+    `stop`: texts that end the answer and are not part of it. `constraint` makes what the answer must obey
+    (bq.runtime.constraint). `draft` says whether what comes next may be guessed from what was there before, which changes
+    nothing but the speed; or it makes the guesser from the prompt's ids. `top_tokens`: how many alternatives each step
+    names. `cancel` stops at the next token or batch. `on_prefill` hears (tokens done, tokens in all).
     """
 
     sampling: Sampling | None = None
     max_tokens: int | None = None
     stop: Sequence[str] = ()
     constraint: MakeConstraint | None = None
-    draft: Callable[[Sequence[int]], Draft] | None = None
+    draft: bool | Callable[[Sequence[int]], Draft] = True
     top_tokens: int = 0
     cancel: threading.Event | None = None
     on_prefill: Callable[[int, int], None] | None = None
@@ -147,7 +148,7 @@ class Generation:
     def _tokens(self, sampler: Sampler) -> Iterator[tuple[int, Alternative | None, tuple[Alternative, ...]]]:
         """Sample a token and give it out; decode it when the next one is wanted, so that it is seen at once."""
         stats, engine = self.stats, self._engine
-        draft = self._options.draft(self._prompt.ids) if self._options.draft else None
+        draft = self._options.draft(self._prompt.ids) if callable(self._options.draft) else None
         ahead = Ahead(engine, stats, self._logits, draft)
         room = engine.size - engine.used
         limit = answer_limit(self._options.max_tokens, room, sampler.constraint)

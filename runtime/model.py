@@ -5,12 +5,13 @@ token, holds a score buffer of n_batch times the vocabulary, and cannot be stopp
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
+from bq.runtime.draft import Draft, Steps
 from bq.runtime.engine import Engine
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.generation import Generation, Options
@@ -76,6 +77,7 @@ class Model:
         self._source = ModelSource.of(file, known.name)
         ends = {self.roles.user} if known.variant != "base" else set()
         self._engine = Engine(context, self.tokenizer, ends)
+        self._steps = Steps()  # what was learnt of this context's speed, for the drafts
         self._encode = lru_cache(_CACHED_TEXTS)(self.tokenizer.encode)  # a conversation's texts come again at each turn
 
     def count(self, text: str) -> int:
@@ -141,6 +143,8 @@ class Model:
     def _generate(self, prompt: Prompt, options: Options) -> Generation:
         if self._engine is None:
             raise RuntimeError("the model is closed")
+        if options.draft is True:
+            options = replace(options, draft=partial(Draft, steps=self._steps))
         return Generation(self._engine, prompt, options.with_defaults(self.info.sampling, self.info.max_new_tokens))
 
     def save_session(self, path: Path, messages: Sequence[Message | Mapping[str, str]], with_cache: bool = True) -> int:

@@ -14,7 +14,7 @@ from bq.runtime.language import say
 
 if TYPE_CHECKING:
     from bq.runtime.fit import Plan
-    from bq.runtime.generation import Generation
+    from bq.runtime.generation import Generation, Stats
     from bq.runtime.model import Model
 
 MAX_INPUT_BYTES = 16 << 20
@@ -50,6 +50,7 @@ def answer(
                 "sampling": sampling(given, model.info.sampling),
                 "max_tokens": given["max_tokens"],
                 "stop": given["stop"],
+                "draft": not given["no_draft"],
                 "cancel": cancel,
             },
         )
@@ -114,16 +115,19 @@ def _report(generation: "Generation", show: bool) -> None:
             file=sys.stderr,
         )
     if show:
-        prefill = (stats.prompt_tokens - stats.reused_tokens) / stats.prefill_seconds if stats.prefill_seconds else 0.0
-        print(
-            say(
-                f"prompt {stats.prompt_tokens} tokens, {stats.reused_tokens} reused, {prefill:.1f} tokens/s; "
-                f"answer {stats.tokens} tokens, {stats.tokens_per_second:.1f} tokens/s; context {stats.context_used}; stop: {stats.stop}",
-                f"提示 {stats.prompt_tokens} 词元，复用 {stats.reused_tokens}，{prefill:.1f} 词元/秒；"
-                f"回答 {stats.tokens} 词元，{stats.tokens_per_second:.1f} 词元/秒；上下文 {stats.context_used}；结束原因：{stats.stop}",
-            ),
-            file=sys.stderr,
-        )
+        print(_counts(stats), file=sys.stderr)
+
+
+def _counts(stats: "Stats") -> str:
+    """One line: tokens and speeds of prompt and answer."""
+    prefill = (stats.prompt_tokens - stats.reused_tokens) / stats.prefill_seconds if stats.prefill_seconds else 0.0
+    speed, used, stop = stats.tokens_per_second, stats.context_used, stats.stop
+    return say(
+        f"prompt {stats.prompt_tokens} tokens, {stats.reused_tokens} reused, {prefill:.1f} tokens/s; "
+        f"answer {stats.tokens} tokens, {stats.accepted} guessed ahead, {speed:.1f} tokens/s; context {used}; stop: {stop}",
+        f"提示 {stats.prompt_tokens} 词元，复用 {stats.reused_tokens}，{prefill:.1f} 词元/秒；"
+        f"回答 {stats.tokens} 词元，其中提前猜中 {stats.accepted}，{speed:.1f} 词元/秒；上下文 {used}；结束原因：{stop}",
+    )
 
 
 def piped_text() -> str:

@@ -7,7 +7,7 @@ import click
 
 from bq.runtime.language import say
 from bq.tui.answer import answer, piped_text
-from bq.tui.commands.options import model_options_alone, sampling_options, stop_option
+from bq.tui.commands.options import draft_option, model_options_alone, sampling_options, stop_option
 
 
 @click.command(
@@ -20,6 +20,7 @@ from bq.tui.commands.options import model_options_alone, sampling_options, stop_
 @model_options_alone
 @sampling_options
 @stop_option
+@draft_option
 @click.option(
     "--top-tokens",
     type=click.IntRange(1, 1000),

@@ -145,6 +145,18 @@ def stop_option(function: F) -> F:
     )(function)
 
 
+def draft_option(function: F) -> F:
+    """--no-draft."""
+    return click.option(
+        "--no-draft",
+        is_flag=True,
+        help=say(
+            "Never guess ahead what an answer may repeat; the answer is the same either way.",
+            "不预先猜测回答中可能重复的内容；回答本身不变。",
+        ),
+    )(function)
+
+
 def session_option(function: F) -> F:
     """--session."""
     return click.option(

@@ -8,7 +8,7 @@ from bq.runtime.errors import UsageError
 from bq.runtime.language import say
 from bq.tui.answer import answer, piped_text
 from bq.tui.commands.batch import answer_batch, batch_options, check_alone
-from bq.tui.commands.options import model_options, sampling_options, session_option, stop_option
+from bq.tui.commands.options import draft_option, model_options, sampling_options, session_option, stop_option
 from bq.tui.commands.structured import show_whole, structured_options, with_constraint
 from bq.tui.kept_session import KeptSession, print_note, session_in_use
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @model_options
 @sampling_options
 @stop_option
+@draft_option
 @session_option
 @structured_options
 @batch_options
