@@ -10,9 +10,10 @@ Three things are promised, and none of them is assumed:
   after a trial: the same tokens are decoded at once and then one by one, and all logits must be equal to the bit.
   Which kernels a step runs depends on its width and on the cells it attends to, which llama.cpp counts in 256s. A trial
   therefore holds for a width within a block of 256 positions, and no step crosses a block's end.
-- It is not slower: what wrong guesses and trials may cost is a budget, which grows with the tokens decoded (`_ALLOWANCE`)
-  and with what right guesses saved; nothing is guessed that could overdraw it.
-- It is off by itself where it does not pay: what a step of each width costs and how often guesses are right is measured.
+- It is hardly ever slower: what wrong guesses and trials may cost is a budget of a few steps, which grows by one for each
+  hundred tokens and by what right guesses save; nothing is guessed that would overdraw it.
+- It is off by itself where it does not pay: what a step of each width costs is measured on the way, and how often guesses
+  are right is counted also while none are made, which costs nothing.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,10 +24,12 @@ _TOKEN_BITS = 32
 _NGRAM = 4  # tokens that a search looks at; beyond, the run of right guesses tells more
 _LEAST_GAIN = 1.05  # tokens per time against steps of one token
 _TRIAL_GAIN = 1.2  # what a width must promise beyond the proven ones to be tried
-_TRIAL_CHANCE = 0.4  # that all its guesses are right: else it may show nothing
+_TRIAL_CHANCE = 0.7  # that all its guesses are right: else it may show nothing
 _ALLOWANCE = 0.01  # steps that may be lost for each token
-_CREDIT = 3.0  # steps that may be lost at first: two trials and a wrong guess
-_LEAST_CREDIT = 0.5  # of them for each answer, whatever was lost before
+_CREDIT = 1.5  # steps that may be lost at first
+_CREDIT_EACH = 0.5  # more of them for each answer
+_LOAN = 3.0  # of them beyond that where guesses have turned out right, made or not: what is lost then soon comes back
+_SURE = 0.85  # chance of the next guess from which on that holds
 _MOST_CREDIT = 6.0  # savings do not allow more losses than this later
 _PRIOR_COST = 0.3  # of a further token in a step, before it is measured (one CPU thread; more threads or a GPU: less)
 _FIRST_SINGLES = 3  # steps that are timed before anything is guessed
@@ -81,7 +84,7 @@ class Steps:
 
     def begin(self) -> None:
         """A new answer: what was decoded before it was something else, and it may lose a little of its own."""
-        self.credit = max(self.credit, _LEAST_CREDIT)
+        self.credit = min(self.credit + _CREDIT_EACH, _MOST_CREDIT)
         self._last = 0
 
     @property
@@ -178,14 +181,14 @@ class Draft:
         width, gain = self._best(
             width
             for width in WIDTHS
-            if width <= space and steps.is_same(width, block) and steps.cost(width) - 1 <= steps.credit
+            if width <= space and steps.is_same(width, block) and steps.cost(width) - 1 <= self._credit()
         )
         return self._continuation(width - 1) if gain >= _LEAST_GAIN else []
 
     def trial(self) -> list[int]:
         """The guesses to try a width with that is not proven here and promises more than those that are; [] for none."""
         steps = self.steps
-        if not self._source or not steps.is_known or steps.credit < steps.cost(WIDTHS[0]):
+        if not self._source or not steps.is_known or self._credit() < steps.cost(WIDTHS[0]):
             return []
         block, space = self._place()
         proven = [width for width in WIDTHS if width <= space and steps.is_same(width, block)]
@@ -195,7 +198,7 @@ class Draft:
             if width <= space
             and width not in proven
             and self._chance(width) >= _TRIAL_CHANCE
-            and steps.cost(width) <= steps.credit
+            and steps.cost(width) <= self._credit()
             and steps.may_be_same(width, block)
         )
         if not width or gain < _TRIAL_GAIN * max(1.0, self._best(proven)[1]):
@@ -213,6 +216,9 @@ class Draft:
     def learn(self, drafted: int, accepted: int, seconds: float) -> None:
         """A step that decoded 1 + `drafted` tokens gave 1 + `accepted` in this time."""
         self.steps.took(1 + drafted, 1 + accepted, seconds)
+
+    def _credit(self) -> float:
+        return self.steps.credit + (_LOAN if self._chance(2) >= _SURE else 0)
 
     def _find(self) -> None:
         for n in range(len(self._ends), 0, -1):

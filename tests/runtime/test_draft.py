@@ -156,14 +156,14 @@ def run(prompt: Sequence[int], answer: Sequence[int], costs: dict[int, float], s
 def test_whatever_comes_little_is_lost(
     seed: int, alphabet: int, slope: float, same: bool, length: int, copied: float
 ) -> None:
-    """Texts that repeat by chance or in part, on any hardware: one in a hundred, and once for a model three steps and what
-    the first step of a width costs beyond what was expected of it."""
+    """Texts that repeat by chance or in part, on any hardware: one step in a hundred, and once for a model five and
+    what the first wide ones cost beyond what was expected of them."""
     rng = random.Random(seed)
     prompt, answer = ([rng.randrange(alphabet) for _ in range(n)] for n in (300, length))
     if copied:
         answer = [token if rng.random() < copied else rng.randrange(alphabet) for token in (prompt * 2)[:length]]
     costs = {width: 1 + slope * (width - 1) for width in WIDTHS}
-    assert run(prompt, answer, costs, Steps(), same) <= 1.01 * length + 3.1 + 8 * max(0.0, slope - 0.3)
+    assert run(prompt, answer, costs, Steps(), same) <= 1.01 * length + 5.1 + 16 * max(0.0, slope - 0.3)
 
 
 @pytest.mark.parametrize(("costs", "gain"), [(FREE, 4.0), ({2: 1.3, 7: 2.9, 16: 4.3}, 1.5)])
