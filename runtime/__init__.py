@@ -8,8 +8,8 @@
 
 `load` takes LoadOptions (context, GPU layers, KV type, …; what is not given is chosen to fit this machine). `Model.chat` and
 `Model.complete` take the fields of Options as keywords (max_tokens, sampling, stop, constraint, cancel, …) and give a
-Generation: iterate over its text, or over its steps() for probabilities; its stats count. What goes wrong is a BqError of
-one line. Importing this package loads nothing heavy; llama.cpp comes with the first `load`.
+Generation: iterate over its text, or over its steps() for probabilities; its stats count. What goes wrong with files,
+memory and texts is a BqError of one line. Importing this package loads nothing heavy; llama.cpp comes with the first `load`.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -17,7 +17,7 @@ from bq.runtime.engine import ABORTED, MOST_OUTPUTS, NO_SLOT, Engine, decode_err
 from bq.runtime.errors import BqError
 from bq.runtime.generation import Options
 from bq.runtime.language import say
-from bq.runtime.llama import library
+from bq.runtime.llama import library, log_position
 from bq.runtime.model import Model
 from bq.runtime.sampling import Sampler, Sampling
 from bq.runtime.sequences import Part, Sequences, common_prefix
@@ -254,13 +254,14 @@ class _Run:
         while True:
             parts = self._parts()
             is_short = len(parts) == sum(len(part.tokens) for part in parts)
+            mark = log_position()
             result = self._cache.decode(parts, None if is_short else self._cancel)
             if result == 0:
                 return parts
             if result == ABORTED:
                 return None
             if result != NO_SLOT or not self._make_room():
-                raise decode_error(result)
+                raise decode_error(result, mark)
 
     def _parts(self) -> list[Part]:
         """The next token of every answer, then the prompts, the oldest first, as far as the batch goes."""

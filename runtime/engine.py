@@ -11,7 +11,7 @@ from typing import Any
 
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
-from bq.runtime.llama import last_errors, library
+from bq.runtime.llama import last_errors, library, log_position
 from bq.runtime.tokenizer import Tokenizer
 
 MOST_OUTPUTS = (
@@ -23,13 +23,16 @@ NO_SLOT, ABORTED = 1, 2  # llama_decode's results (llama.h)
 class Engine:
     """Decodes tokens into sequence 0 and knows which stand there. Not thread-safe: one call at a time."""
 
-    def __init__(self, context: Any, tokenizer: Tokenizer, ends: AbstractSet[int]) -> None:
+    def __init__(self, context: Any, tokenizer: Tokenizer, ends: AbstractSet[int], longest: int | None = None) -> None:
+        """`ends` are tokens that end an answer beside the vocabulary's own; `longest` tokens may stand in sequence 0."""
         lib = library()
         self.context = context
         self.tokenizer = tokenizer
-        self.size = int(lib.llama_n_ctx(context))
+        self.size = int(lib.llama_n_ctx(context))  # tokens of all sequences together
+        self.longest = longest or self.size
         self._ends = ends
         self._ids: list[int] = []
+        self.owner: object = None  # the answer that decodes now; one that was begun before it may not go on
         self._batch_size = int(lib.llama_n_batch(context))  # llama.cpp makes it as small as a small context
         self._one = (lib.llama_token * 1)()
         self._one_batch = lib.llama_batch_get_one(self._one, 1)
@@ -58,6 +61,8 @@ class Engine:
     def forget(self) -> None:
         """Empty the KV cache, all sequences of it."""
         lib = library()
+        self._check_open()
+        self.owner = None
         lib.llama_memory_clear(lib.llama_get_memory(self.context), False)
         self._ids = []
 
@@ -83,8 +88,12 @@ class Engine:
     def truncate(self, count: int) -> None:
         """Keep the first `count` tokens. Raises BqError if llama.cpp cannot."""
         lib = library()
+        self._check_open()
         if not lib.llama_memory_seq_rm(lib.llama_get_memory(self.context), 0, count, -1):
-            raise BqError(say("llama.cpp could not shorten its KV cache.", "llama.cpp 无法截短 KV 缓存。"))
+            raise BqError(
+                say("llama.cpp could not shorten its KV cache.", "llama.cpp 无法截短 KV 缓存。"),
+                say("Load the model again.", "请重新加载模型。"),
+            )
         del self._ids[count:]
 
     def prefill(
@@ -96,13 +105,13 @@ class Engine:
         """Decode `ids` after what is there, in batches; False if it was cancelled on the way, the cache then as it was
         after the last whole batch. `on_progress` hears (tokens done, tokens in all)."""
         lib = library()
+        self._check_open()
         with abort_on(self.context, cancel):
             for start in range(0, len(ids), self._batch_size):
                 part = ids[start : start + self._batch_size]
                 tokens = (lib.llama_token * len(part))(*part)  # held here: the batch only points to it
                 batch = lib.llama_batch_get_one(tokens, len(part))
                 if (cancel is not None and cancel.is_set()) or not self._decode(batch):
-                    self.truncate(len(self._ids))
                     return False
                 self._ids.extend(part)
                 if on_progress is not None:
@@ -128,27 +137,35 @@ class Engine:
         self._decode(batch)
         self._ids.extend(tokens)
 
+    def _check_open(self) -> None:
+        if self.context is None:
+            raise RuntimeError("the model is closed")
+
     def _decode(self, batch: Any) -> bool:
-        """Whether it was decoded; False if the abort callback stopped it."""
+        """Whether it was decoded; False if the abort callback stopped it. After a failure the cache is as before."""
+        self._check_open()
+        mark = log_position()
         result = library().llama_decode(self.context, batch)
         if result == 0:
             return True
         self.truncate(len(self._ids))
         if result == ABORTED:
             return False
-        raise decode_error(result)
+        raise decode_error(result, mark)
 
 
-def decode_error(result: int) -> BqError:
-    """What a result of llama_decode other than 0 and 2 means."""
+def decode_error(result: int, mark: int) -> BqError:
+    """What a result of llama_decode other than 0 and 2 means; `mark` is the log's position before it."""
     full = result == NO_SLOT
-    detail = last_errors()
+    detail = last_errors(mark)
     return BqError(
         say(
             f"llama.cpp could not decode (result {result}{', the context is full' if full else ''}){f': {detail}' if detail else ''}.",
             f"llama.cpp 解码失败（结果 {result}{'，上下文已满' if full else ''}）{f'：{detail}' if detail else ''}。",
         ),
-        say("Start a new conversation, or use a smaller --ctx.", "请开始新的对话，或使用更小的 --ctx。"),
+        say("Start a new conversation, or use a larger --ctx.", "请开始新的对话，或使用更大的 --ctx。")
+        if full
+        else say("`--debug` shows llama.cpp's log.", "`--debug` 可显示 llama.cpp 的日志。"),
     )
 
 

@@ -15,7 +15,7 @@ from bq.runtime.draft import Draft
 from bq.runtime.ending import answer_limit, reason_to_stop
 from bq.runtime.engine import Engine
 from bq.runtime.prompt import Prompt
-from bq.runtime.sampling import F32, Logits, MakeConstraint, Sampler, Sampling, log_softmax, top_k
+from bq.runtime.sampling import F32, Logits, MakeConstraint, Sampler, Sampling, log_softmax, out_of_range, top_k
 from bq.runtime.text_stream import StopStrings, TextStream
 
 
@@ -38,6 +38,12 @@ class Options:
     cancel: threading.Event | None = None
     on_prefill: Callable[[int, int], None] | None = None
 
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise out_of_range("max_tokens", self.max_tokens)
+        if self.top_tokens < 0:
+            raise out_of_range("top_tokens", self.top_tokens)
+
     def replaced(self, keywords: Mapping[str, Any]) -> "Options":
         return replace(self, **keywords)
 
@@ -53,7 +59,7 @@ class Options:
 class Stats:
     """Counts in tokens, times in seconds.
 
-    `stop` is "" while running, then "end", "length", "stop" (a stop text came), "cancel", or "incomplete": a constrained answer
+    `stop` is "" while running, then "end", "length", "stop" (a stop text came), "cancel", "error", or "incomplete": a constrained answer
     that found no end within its limit. `drafted` tokens were guessed,
     `accepted` of them were right.
     """
@@ -114,11 +120,15 @@ class Generation:
         stats, engine, options = self.stats, self._engine, self._options
         if engine.context is None:
             raise RuntimeError("the model is closed")
+        engine.owner = self
         constraint = options.constraint(engine.tokenizer) if options.constraint else None
         sampler = Sampler(options.sampling or Sampling(), len(engine.tokenizer), self._prompt.ids, constraint)
         try:
             if self._prefill():
                 yield from self._answer(sampler)
+        except Exception:
+            stats.stop = "error"
+            raise
         finally:
             sampler.close()
             stats.stop = stats.stop or "cancel"
@@ -150,7 +160,7 @@ class Generation:
         stats, engine = self.stats, self._engine
         draft = self._options.draft(self._prompt.ids) if callable(self._options.draft) else None
         ahead = Ahead(engine, stats, self._logits, draft)
-        room = engine.size - engine.used
+        room = min(engine.size, engine.longest) - engine.used
         limit = answer_limit(self._options.max_tokens, room, sampler.constraint)
         output = -1
         try:
@@ -167,12 +177,18 @@ class Generation:
                 study = self._study(row, token) if row is not None else (None, ())
                 stats.decode_seconds += time.perf_counter() - begun
                 yield (token, *study)
+                self._check_owner()
                 if not stats.stop and self._options.is_cancelled:
                     stats.stop = "cancel"
                 if not stats.stop:
                     output = ahead.after(token)
         finally:
-            ahead.close()
+            if engine.owner is self:
+                ahead.close()
+
+    def _check_owner(self) -> None:
+        if self._engine.owner is not self:
+            raise RuntimeError("another answer was begun with this model; this one cannot go on")
 
     def _study(self, row: F32, token: int) -> tuple[Alternative, tuple[Alternative, ...]]:
         tokens = [token, *map(int, top_k(row, self._options.top_tokens))]

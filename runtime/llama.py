@@ -18,6 +18,7 @@ _ERROR_LEVEL = 4  # enum ggml_log_level in ggml.h: debug 1, info 2, warn 3, erro
 # busy cores decoded 18 times slower than with 1,000 looks (some 30 microseconds), and no faster on idle ones.
 _SPINS = ("GOMP_SPINCOUNT", "1000")
 _log: deque[tuple[int, str]] = deque(maxlen=_LOG_LINES)
+_logged = 0  # lines ever
 _listeners: list[list[tuple[int, str]]] = []
 _echo = False
 _keep: list[Any] = []  # C holds only a pointer to the callback
@@ -35,9 +36,15 @@ def kept_log() -> str:
     return "".join(text for _, text in _log)
 
 
-def last_errors() -> str:
-    """The last error lines that llama.cpp logged, in one line."""
-    return errors_of(_log)
+def log_position() -> int:
+    """A mark: how many lines llama.cpp has logged."""
+    return _logged
+
+
+def last_errors(mark: int) -> str:
+    """The last error lines that llama.cpp has logged since the mark, in one line."""
+    count = min(_logged - mark, len(_log))
+    return errors_of(list(_log)[len(_log) - count :])
 
 
 def errors_of(log: Iterable[tuple[int, str]]) -> str:
@@ -75,8 +82,10 @@ def library() -> Any:
 
     @bindings.llama_log_callback  # type: ignore[untyped-decorator, unused-ignore]
     def keep_line(level: int, text: bytes, _: object) -> None:
+        global _logged
         line = text.decode("utf-8", "replace")
         _log.append((level, line))
+        _logged += 1
         for heard in _listeners:
             heard.append((level, line))
         if _echo:
@@ -100,8 +109,3 @@ def model_params() -> Any:
     if b"AMX_INT8 = 1" in lib.llama_print_system_info():
         params.use_extra_bufts = False
     return params
-
-
-def can_offload() -> bool:
-    """Whether this build of llama.cpp can use a GPU."""
-    return bool(library().llama_supports_gpu_offload())

@@ -6,7 +6,7 @@ token, holds a score buffer of n_batch times the vocabulary, and cannot be stopp
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
@@ -19,11 +19,11 @@ from bq.runtime.gguf_file import GgufFile
 from bq.runtime.known import describe_file, file_warnings, roles_of
 from bq.runtime.language import say
 from bq.runtime.llama import library
-from bq.runtime.prompt import Message, Prompt, Role, build_prompt, measure_prompt
+from bq.runtime.prompt import Message, Prompt, Role, fitting, measure_prompt
 from bq.runtime.sampling import Sampling, sampling_of
 from bq.runtime.session import ModelSource, Session, restore, save
 from bq.runtime.session_file import Fingerprint, SessionFile, open_session
-from bq.runtime.tokenizer import Tokenizer
+from bq.runtime.tokenizer import Encodings, Tokenizer
 
 if TYPE_CHECKING:
     from bq.runtime.loading import Fit
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 DEFAULT_ANSWER_TOKENS = 2048  # max_new_tokens of every Chat release
 _LEAST_ANSWER_TOKENS = 256  # a long message may shrink the room for the answer down to this
 _HEADROOM = 0.25  # of the budget, freed when rounds must go: so that it happens every few turns, not at each
-_CACHED_TEXTS = 1024
 
 _RELEASE_DEFAULTS = Options()
 
@@ -76,9 +75,9 @@ class Model:
         self.warnings = file_warnings(file)
         self._source = ModelSource.of(file, known.name)
         ends = {self.roles.user} if known.variant != "base" else set()
-        self._engine = Engine(context, self.tokenizer, ends)
+        self._engine = Engine(context, self.tokenizer, ends, self.info.context)
         self._steps = Steps()  # what was learnt of this context's speed, for the drafts
-        self._encode = lru_cache(_CACHED_TEXTS)(self.tokenizer.encode)  # a conversation's texts come again at each turn
+        self._encodings = Encodings(self.tokenizer.encode)
 
     def count(self, text: str) -> int:
         """The number of tokens of a text."""
@@ -89,17 +88,14 @@ class Model:
 
         Raises BqError if the system text and the newest round do not fit.
         """
-        prompt = self.measure(messages, max_tokens)
-        return prompt if prompt.fits else build_prompt(as_messages(messages), self._encode, self.roles, prompt.budget)
+        return fitting(self.measure(messages, max_tokens))
 
     def measure(self, messages: Sequence[Message | Mapping[str, str]], max_tokens: int | None = None) -> Prompt:
         """What `prompt` would give, sizes and dropped rounds, also where it does not fit: for showing it before it is sent."""
         context = self.info.context
         room = min(max_tokens or self.info.max_new_tokens, context // 2 if max_tokens is None else context - 1)
-        least = min(room, _LEAST_ANSWER_TOKENS, context // 4)
-        some = as_messages(messages)
-        prompt = measure_prompt(some, self._encode, self.roles, context - room, _HEADROOM)
-        return prompt if prompt.fits else measure_prompt(some, self._encode, self.roles, context - least, _HEADROOM)
+        alone = context - min(room, _LEAST_ANSWER_TOKENS, context // 4)
+        return measure_prompt(as_messages(messages), self._encode, self.roles, context - room, _HEADROOM, alone)
 
     def chat(
         self,
@@ -125,16 +121,26 @@ class Model:
 
     def complete(self, text: str, options: Options = _RELEASE_DEFAULTS, **keywords: Any) -> Generation:
         """Go on with a text; keywords are the fields of Options. Raises BqError if the text fills the context."""
-        ids = self.tokenizer.encode(text) or [self._start_token()]
+        ids = self._encode(text) or [self._start_token()]
         if len(ids) >= self.info.context:
-            raise BqError(
-                say(
-                    f"The text has {len(ids)} tokens, the context {self.info.context}.",
-                    f"文本有 {len(ids)} 个词元，而上下文只有 {self.info.context} 个。",
-                ),
-                say("Shorten the text.", "请缩短文本。"),
-            )
+            raise self._too_long(len(ids))
         return self._generate(Prompt(tuple(ids), 0), options.replaced(keywords))
+
+    def _encode(self, text: str) -> Sequence[int]:
+        """A text's ids. Raises BqError at once for one that no context could hold: encoding megabytes takes seconds."""
+        least = self.tokenizer.least_tokens(text)
+        if least > self.info.context:
+            raise self._too_long(least)
+        return self._encodings.encode(text)
+
+    def _too_long(self, tokens: int) -> BqError:
+        return BqError(
+            say(
+                f"The text has {tokens} tokens or more, the context {self.info.context}.",
+                f"文本至少有 {tokens} 个词元，而上下文只有 {self.info.context} 个。",
+            ),
+            say("Shorten the text.", "请缩短文本。"),
+        )
 
     def _start_token(self) -> int:
         """What an empty text starts from: the end of a document, as between the documents of the training."""
@@ -196,11 +202,11 @@ def as_messages(messages: Sequence[Message | Mapping[str, str]]) -> list[Message
     return [one if isinstance(one, Message) else _as_message(one) for one in messages]
 
 
-def _as_message(given: Mapping[str, str]) -> Message:
-    role, content = given.get("role"), given.get("content")
-    if role not in ("system", "user", "assistant") or not isinstance(content, str) or len(given) != 2:
+def _as_message(given: object) -> Message:
+    role, content = (given.get("role"), given.get("content")) if isinstance(given, Mapping) else (None, None)
+    if role not in ("system", "user", "assistant") or not isinstance(content, str):
         raise UsageError(
-            say(f"This is no message: {dict(given)!r:.200}.", f"这不是一条消息：{dict(given)!r:.200}。"),
+            say(f"This is no message: {given!r:.200}.", f"这不是一条消息：{given!r:.200}。"),
             say(
                 'A message is {"role": "system", "user" or "assistant", "content": a text}.',
                 '消息的形式为 {"role": "system"、"user" 或 "assistant", "content": 文本}。',

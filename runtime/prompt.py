@@ -12,7 +12,7 @@ from typing import Literal
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
 
-Encode = Callable[[str], list[int]]
+Encode = Callable[[str], Sequence[int]]
 Role = Literal["system", "user", "assistant"]
 
 
@@ -58,12 +58,16 @@ def build_prompt(
 
     The reference would cut off their beginning, and with it the role.
     """
-    prompt = measure_prompt(messages, encode, roles, budget, headroom)
+    return fitting(measure_prompt(messages, encode, roles, budget, headroom))
+
+
+def fitting(prompt: Prompt) -> Prompt:
+    """The prompt itself. Raises BqError if it does not fit."""
     if not prompt.fits:
         raise BqError(
             say(
-                f"The message needs {len(prompt.ids)} tokens, and there is room for {budget}.",
-                f"这条消息需要 {len(prompt.ids)} 个词元，而空间只有 {budget} 个。",
+                f"The message needs {len(prompt.ids)} tokens, and there is room for {prompt.budget}.",
+                f"这条消息需要 {len(prompt.ids)} 个词元，而空间只有 {prompt.budget} 个。",
             ),
             say(
                 "Shorten it, or ask for a shorter answer (`--max-tokens`).",
@@ -74,13 +78,19 @@ def build_prompt(
 
 
 def measure_prompt(
-    messages: Sequence[Message], encode: Encode, roles: Roles, budget: int, headroom: float = 0.0
+    messages: Sequence[Message],
+    encode: Encode,
+    roles: Roles,
+    budget: int,
+    headroom: float = 0.0,
+    alone: int | None = None,
 ) -> Prompt:
     """The ids of a conversation in `budget` tokens, and what was left out.
 
     Whole rounds are taken from the newest backwards until one does not fit; the system text and the newest round always
     stay. `headroom` 0 is the reference's way, which drops a round at nearly every turn once the context is full; above 0,
     that share of the budget is freed whenever rounds must go, so that the next turns find their beginning in the KV cache.
+    `alone` is the budget of a newest round that exceeds the other one: what it takes from the answer, no older round shares.
     """
     if not messages:
         raise ValueError("a conversation has at least one message")
@@ -92,6 +102,8 @@ def measure_prompt(
     sizes = [len(ids) for ids in encoded]
     asked = [_asked_tokens(ids, roles) for ids in encoded[:-1]] + sizes[-1:]
     first = _first_round(sizes, asked, budget - len(system_ids), headroom)
+    if len(system_ids) + sizes[-1] > budget and alone is not None:
+        first, budget = len(sizes) - 1, alone
     ids = tuple(chain(system_ids, *encoded[first:]))
     return Prompt(ids, first, len(system_ids), tuple(sizes), budget)
 

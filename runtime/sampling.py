@@ -7,6 +7,7 @@ times; the few candidates left go through llama.cpp's sampler chain, whose gener
 """
 
 import ctypes
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from bq.runtime.errors import BqError
+from bq.runtime.errors import BqError, UsageError
 from bq.runtime.language import say
 from bq.runtime.llama import library
 
@@ -34,13 +35,28 @@ _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32
 
 @dataclass(frozen=True)
 class Sampling:
-    """temperature 0 is greedy; top_k 0 and top_p 1 cut nothing; repeat_penalty 1 penalizes nothing; seed None is random."""
+    """temperature 0 is greedy; top_k 0 and top_p 1 cut nothing; repeat_penalty 1 penalizes nothing; seed None is random.
+
+    Raises UsageError for a value out of its range.
+    """
 
     temperature: float = 0.3
     top_k: int = 5
     top_p: float = 0.85
     repeat_penalty: float = 1.05
     seed: int | None = None
+
+    def __post_init__(self) -> None:
+        sound = {
+            "temperature": 0 <= self.temperature < math.inf,
+            "top_k": self.top_k >= 0,
+            "top_p": 0 <= self.top_p <= 1,
+            "repeat_penalty": 0 < self.repeat_penalty < math.inf,
+            "seed": self.seed is None or 0 <= self.seed < _RANDOM_SEED,
+        }
+        for name, is_sound in sound.items():
+            if not is_sound:
+                raise out_of_range(name, getattr(self, name))
 
 
 class Constraint(Protocol):
@@ -96,6 +112,8 @@ class Logits:
 
     def row(self, context: Any, index: int) -> F32:
         """The logits [vocab] of output `index` of the last decode, as llama_get_logits_ith counts (-1: the last)."""
+        if context is None:
+            raise RuntimeError("the model is closed")
         pointer = library().llama_get_logits_ith(context, index)
         address = ctypes.cast(pointer, ctypes.c_void_p).value
         if address is None:
@@ -225,6 +243,7 @@ class _Chance:
             self._values[:] = logits[order]
             top = self._values[0]
         else:
+            self._ids[:] = self._every  # top-p has put the last ones into an order of its own
             self._values[:] = logits
             top = logits.max()
         if top != top:
@@ -235,9 +254,9 @@ class _Chance:
         return int(self._ids[array.selected])
 
     def _prepare(self, count: int) -> None:
-        """Room for `count` candidates, in the order of their ids."""
+        """Room for `count` candidates."""
         candidates = np.zeros(count, _CANDIDATE)
-        candidates["id"] = np.arange(count)
+        self._every = np.arange(count)
         self._ids, self._values = candidates["id"], candidates["logit"]
         self._data = ctypes.cast(candidates.ctypes.data, ctypes.POINTER(self._lib.llama_token_data))
 
@@ -272,6 +291,14 @@ def _greatest(values: F32, count: int) -> Ids:
 def _matrix(rows: int, size: int) -> tuple[Ids, Ids]:
     """Where the rows begin [rows, 1], and the indices that fill no row."""
     return _COLUMNS * np.arange(rows)[:, None], np.arange(rows * _COLUMNS, size)
+
+
+def out_of_range(name: str, value: object) -> UsageError:
+    """The error of a parameter that makes no sense."""
+    return UsageError(
+        say(f"{name} is {value}, which is out of its range.", f"{name} 为 {value}，超出范围。"),
+        say("`bq run --help` gives the ranges.", "`bq run --help` 列出了取值范围。"),
+    )
 
 
 def not_a_number() -> BqError:

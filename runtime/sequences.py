@@ -73,6 +73,8 @@ class Sequences:
 
         The logits of a part with output are those of its last token's index in the batch.
         """
+        if self._engine.context is None:
+            raise RuntimeError("the model is closed")
         self._batch.fill([(part, self.used(part.sequence)) for part in parts])
         with abort_on(self._engine.context, cancel):
             result = int(library().llama_decode(self._engine.context, self._batch.struct))

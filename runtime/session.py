@@ -24,7 +24,7 @@ from bq.runtime.errors import BqError
 from bq.runtime.gguf_file import GgufFile
 from bq.runtime.kv_state import HEAD, is_state
 from bq.runtime.language import say
-from bq.runtime.llama import last_errors, library
+from bq.runtime.llama import last_errors, library, log_position
 from bq.runtime.prompt import Message
 from bq.runtime.session_file import MAGIC, STATE_START, Fingerprint, Header, SessionFile, finish_session
 
@@ -131,9 +131,10 @@ def _write_state(engine: Engine, part: Path) -> None:
     """
     lib = library()
     token = (lib.llama_token * 1)()
+    mark = log_position()
     written = lib.llama_state_seq_save_file(engine.context, os.fsencode(part), _SEQUENCE, token, 1)
     if written == 0 or written != part.stat().st_size:  # it does not look at what closing the file says
-        raise _write_failure(part, last_errors() if written == 0 else os.strerror(errno.ENOSPC))
+        raise _write_failure(part, last_errors(mark) if written == 0 else os.strerror(errno.ENOSPC))
 
 
 def restore(engine: Engine, model: Fingerprint, stored: SessionFile) -> Session:

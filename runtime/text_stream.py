@@ -13,6 +13,11 @@ def harmless(text: str) -> str:
     return _CONTROL.sub(_picture, text)
 
 
+def escaped(json_text: str) -> str:
+    """JSON with the same value and no character in it that controls the terminal."""
+    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", json_text)
+
+
 def _picture(match: re.Match[str]) -> str:
     code = ord(match[0])
     if code == 0x0D:

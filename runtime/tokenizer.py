@@ -8,7 +8,9 @@ says false and the space is put here.
 import ctypes
 import os
 import re
-from collections.abc import Iterator
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -18,12 +20,13 @@ from bq.runtime.errors import BqError
 from bq.runtime.gguf_file import GgufFile, read_gguf
 from bq.runtime.known import generation_of, roles_of
 from bq.runtime.language import say
-from bq.runtime.llama import last_errors, library
+from bq.runtime.llama import last_errors, library, log_position
 from bq.runtime.structure import check_vocabulary
 
 DUMMY_PREFIX_KEY = "bq.tokenizer.add_dummy_prefix"
 EXTRA_WHITESPACE_KEY = "bq.tokenizer.remove_extra_whitespaces"
 _PIECE_BYTES = 256
+_KEPT_TOKENS = 1 << 18  # many times a context; 1 MiB
 _USER_DEFINED = 4  # llama.cpp's token type
 
 
@@ -36,6 +39,8 @@ class Tokenizer:
         self.remove_extra_whitespaces = file.flag(EXTRA_WHITESPACE_KEY, False)
         self._buffer = ctypes.create_string_buffer(_PIECE_BYTES)
         self._forgeable = _forgeable_pieces(file)
+        pieces = file.metadata.get("tokenizer.ggml.tokens")
+        self._longest = max(map(len, pieces), default=1) if isinstance(pieces, list) else 1
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, the same as SentencePiece's `encode`; a control piece in it stays text."""
@@ -45,15 +50,17 @@ class Tokenizer:
         parts = self._forgeable.split(text)
         return [token for part in parts for token in self._encode(part)]
 
+    def least_tokens(self, text: str) -> int:
+        """A number of tokens that a text has at least, without encoding it: no piece has more characters than the longest."""
+        return len(text) // max(1, self._longest)
+
     def _encode(self, text: str) -> list[int]:
         data = text.encode("utf-8", "replace")
         if not data:
             return []
         lib = library()
-        if self._vocab is None:
-            raise RuntimeError("the model is closed")
         ids = (lib.llama_token * (len(data) + 1))()
-        count = lib.llama_tokenize(self._vocab, data, len(data), ids, len(ids), False, False)
+        count = lib.llama_tokenize(self._open, data, len(data), ids, len(ids), False, False)
         if count < 0:
             raise BqError(
                 say(f"A text of {len(data):,} bytes cannot be tokenized.", f"无法对 {len(data):,} 字节的文本分词。")
@@ -69,22 +76,48 @@ class Tokenizer:
     def piece(self, token: int) -> bytes:
         """The bytes of a token, none for a control token. A character may be spread over several tokens."""
         lib = library()
-        size = lib.llama_token_to_piece(self._vocab, token, self._buffer, len(self._buffer), 0, False)
+        size = lib.llama_token_to_piece(self._open, token, self._buffer, len(self._buffer), 0, False)
         if size < 0:  # a piece longer than the buffer: minus its length
             self._buffer = ctypes.create_string_buffer(-size)
-            size = lib.llama_token_to_piece(self._vocab, token, self._buffer, len(self._buffer), 0, False)
+            size = lib.llama_token_to_piece(self._open, token, self._buffer, len(self._buffer), 0, False)
         return self._buffer.raw[: max(size, 0)]
 
     def is_end(self, token: int) -> bool:
         """Whether generation ends at this token."""
-        return bool(library().llama_vocab_is_eog(self._vocab, token))
+        return bool(library().llama_vocab_is_eog(self._open, token))
+
+    @property
+    def _open(self) -> Any:
+        if self._vocab is None:
+            raise RuntimeError("the model is closed")
+        return self._vocab
 
     def close(self) -> None:
         """The model's owner frees it; no text is encoded any more."""
         self._vocab = None
 
     def __len__(self) -> int:
-        return int(library().llama_vocab_n_tokens(self._vocab))
+        return int(library().llama_vocab_n_tokens(self._open))
+
+
+class Encodings:
+    """The ids of texts that come again and again, as those of a conversation do at each turn; the latest are kept."""
+
+    def __init__(self, encode: Callable[[str], list[int]]) -> None:
+        self._encode = encode
+        self._kept: OrderedDict[str, array[int]] = OrderedDict()
+        self._tokens = 0
+
+    def encode(self, text: str) -> Sequence[int]:
+        """The ids of a text, encoded only once while it is kept."""
+        found = self._kept.get(text)
+        if found is None:
+            found = self._kept[text] = array("i", self._encode(text))
+            self._tokens += len(found)
+            while self._tokens > _KEPT_TOKENS and len(self._kept) > 1:
+                self._tokens -= len(self._kept.popitem(last=False)[1])
+        self._kept.move_to_end(text)
+        return found
 
 
 @cache
@@ -125,13 +158,14 @@ def load_tokenizer(path: Path) -> Iterator[Tokenizer]:
     lib = library()
     params = lib.llama_model_default_params()
     params.vocab_only = True
+    mark = log_position()
     params.kv_overrides = no_space_prefix()
     model = lib.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
         raise BqError(
             say(
-                f"llama.cpp does not take the vocabulary of {path.name}: {last_errors()}.",
-                f"llama.cpp 无法读取 {path.name} 的词表：{last_errors()}。",
+                f"llama.cpp does not take the vocabulary of {path.name}: {last_errors(mark)}.",
+                f"llama.cpp 无法读取 {path.name} 的词表：{last_errors(mark)}。",
             ),
             say("Convert the file again.", "请重新转换该文件。"),
         )

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from bq.runtime.language import say
-from bq.runtime.text_stream import harmless
+from bq.runtime.text_stream import escaped, harmless
 from bq.tui.table import width
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _as_line(chosen: "Alternative", alternatives: "tuple[Alternative, ...]") -> 
 
 def _as_data(chosen: "Alternative", alternatives: "tuple[Alternative, ...]") -> str:
     data = {**_one(chosen), "alternatives": [_one(one) for one in alternatives]}
-    return json.dumps(data, ensure_ascii=False)
+    return escaped(json.dumps(data, ensure_ascii=False))
 
 
 def _one(alternative: "Alternative") -> dict[str, Any]:

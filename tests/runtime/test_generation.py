@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bq.runtime.draft import Draft
+from bq.runtime.errors import BqError, UsageError
 from bq.runtime.loading import LoadOptions, load
 from bq.runtime.model import Model
 from bq.runtime.prompt import Message
@@ -220,6 +221,61 @@ def test_each_step_tells_what_else_the_model_thought_of(converted: Convert, fami
 def test_without_asking_no_step_is_studied(model: Model) -> None:
     steps = list(model.complete("a", sampling=GREEDY, max_tokens=2).steps())
     assert all(step.chosen is None and step.alternatives == () for step in steps)
+
+
+def test_an_answer_that_another_one_overtook_cannot_go_on(model: Model) -> None:
+    """It would go on from the other's cache."""
+    first = iter(model.chat(chat("a"), sampling=GREEDY, max_tokens=9).steps())
+    next(first)
+    second = model.chat(chat("b"), sampling=GREEDY, max_tokens=4)
+    expected = "".join(second)
+    with pytest.raises(RuntimeError, match="another answer was begun"):
+        next(first)
+    assert "".join(model.chat(chat("b"), sampling=GREEDY, max_tokens=4)) == expected
+
+
+def test_a_closed_model_is_said_and_not_touched(converted: Convert) -> None:
+    loaded = load(converted("b2-7b", **SMALL), OPTIONS)
+    steps = loaded.chat(chat("a"), sampling=GREEDY, max_tokens=9).steps()
+    next(steps)
+    tokenizer = loaded.tokenizer
+    loaded.close()
+    for use in (lambda: next(steps), lambda: len(tokenizer), lambda: tokenizer.piece(5), lambda: tokenizer.is_end(2)):
+        with pytest.raises(RuntimeError, match="closed"):
+            use()
+
+
+def test_a_long_question_shares_its_room_with_no_older_round(model: Model) -> None:
+    """What it takes beyond the usual half comes from the answer; history would take the rest."""
+    history = chat("!" * 40, "b", "!" * 40, "d")
+    for newest in range(200, 300, 9):
+        prompt = model.measure([*history, Message("user", "!" * newest)])
+        kept = len(history) // 2 - prompt.dropped_rounds
+        assert len(prompt.ids) <= 256 or kept == 0
+        assert prompt.fits
+
+
+def test_a_text_beyond_all_contexts_is_refused_without_being_encoded(model: Model) -> None:
+    with pytest.raises(BqError, match="tokens or more, the context 512"):
+        model.chat(chat("a" * 5_000_000))
+    with pytest.raises(BqError, match="tokens or more, the context 512"):
+        model.complete("a" * 5_000_000)
+
+
+@pytest.mark.parametrize("wrong", [{"max_tokens": 0}, {"max_tokens": -3}, {"top_tokens": -1}])
+def test_senseless_options_are_refused_by_name(model: Model, wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        model.chat(chat("a"), **wrong)
+
+
+def test_a_failed_decode_says_what_llama_cpp_said_of_it_and_nothing_older(model: Model) -> None:
+    with pytest.raises(BqError):
+        load(__file__)
+    assert model._engine is not None
+    with pytest.raises(BqError, match="could not decode") as caught:
+        model._engine.add(10**6)  # no such token
+    assert "load" not in caught.value.cause
+    assert model._engine.ids == ()
 
 
 class Counted:

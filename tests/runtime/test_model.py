@@ -269,7 +269,7 @@ def test_an_empty_text_is_completed_from_the_end_of_a_document(scripted: Convert
 
 
 def test_a_text_that_fills_the_context_is_refused(model: Model) -> None:
-    with pytest.raises(BqError, match="The text has 256 tokens, the context 256"):
+    with pytest.raises(BqError, match="The text has 256 tokens or more, the context 256"):
         model.complete("!" * 256)
     assert "".join(model.complete("!" * 255, sampling=GREEDY, max_tokens=9)) is not None
 

@@ -4,6 +4,7 @@ import ctypes
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bq.runtime.errors import BqError
+from bq.runtime.errors import BqError, UsageError
 from bq.runtime.gguf_file import GgufFile
 from bq.runtime.llama import library
 from bq.runtime.sampling import Sampler, Sampling, log_softmax, sampling_of, top_k
@@ -96,6 +97,28 @@ def test_the_same_tokens_come_as_from_llama_cpps_samplers(vocab: int, top_k: int
     assert ours == llama_chain(logits, seen, sampling, 12)
 
 
+@pytest.mark.parametrize("top_p", [0.5, 0.9, 0.999])
+def test_without_top_k_each_draw_is_from_its_own_logits(top_p: float) -> None:
+    """One sampler over many draws: llama.cpp's top-p leaves the candidates in another order than it found them."""
+    random = np.random.default_rng(5)
+    sampling = Sampling(0.8, 0, top_p, 1, seed=3)
+    sampler = Sampler(sampling, 200)
+    for _ in range(200):
+        logits = (random.standard_normal(200) * 3).astype(np.float32)
+        assert reference(logits.astype(float), (), sampling)[sampler.draw(logits.copy())] > 0
+    sampler.close()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"temperature": -0.1}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 1.1}, {"repeat_penalty": 0.0},
+     {"repeat_penalty": float("inf")}, {"seed": -5}, {"seed": 2**32 - 1}],
+)  # fmt: skip
+def test_senseless_sampling_is_refused_by_name(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        Sampling(**wrong)
+
+
 @pytest.mark.parametrize("sampling", [Sampling(0, 0, 1, 1), Sampling(0.3), Sampling(1, 0, 1), Sampling(1, 90)])
 @pytest.mark.parametrize("where", [0, 77, 2999])
 def test_a_model_that_computes_no_numbers_is_named(sampling: Sampling, where: int) -> None:
@@ -133,7 +156,7 @@ def test_probabilities_are_the_references(
     sampling = Sampling(temperature, top_k, top_p, penalty, seed=1)
     expected = reference(logits, seen, sampling)
     # Where float32 decides whether the last token is inside top-p, either answer is right.
-    near = [reference(logits, seen, replace(sampling, top_p=top_p + off)) for off in (-1e-5, 1e-5)]
+    near = [reference(logits, seen, replace(sampling, top_p=min(1, top_p + off))) for off in (-1e-5, 1e-5)]
     found, chosen = chain(logits, seen, sampling)
     assert any(np.abs(found - one).max() < 1e-4 for one in (expected, *near))
     assert found[chosen] > 0

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2
 
 from bq.runtime.errors import BqError
-from bq.runtime.tokenizer import Tokenizer, load_tokenizer
+from bq.runtime.tokenizer import Encodings, Tokenizer, load_tokenizer
 from tests.runtime.conftest import OpenPair, Pair
 from tests.support.gguf_writer import ARRAY, BOOL, I32, array, take_apart
 from tests.support.tokenizer import NORMAL, SPACE, Generation, Piece, model_bytes, pieces, small_tokenizer
@@ -136,6 +136,23 @@ def test_a_file_from_elsewhere_that_asks_for_spaces_gets_the_right_ids_all_the_s
         for text in ("你好，the model。", " a", "", "模型\n12"):
             assert foreign.encode(text) == own.encode(text)
         assert foreign.add_dummy_prefix == (generation == 1)
+
+
+def test_texts_that_come_again_are_encoded_once_and_the_latest_kept() -> None:
+    seen: list[str] = []
+
+    def encode(text: str) -> list[int]:
+        seen.append(text)
+        return [1] * len(text)
+
+    encodings = Encodings(encode)
+    assert [len(encodings.encode(text)) for text in ("ab", "c", "ab", "c")] == [2, 1, 2, 1]
+    assert seen == ["ab", "c"]
+    for letter in "def":
+        encodings.encode(letter * 100_000)
+    encodings.encode("ab")
+    assert seen[-1] == "ab"
+    assert encodings._tokens <= 1 << 18
 
 
 def test_control_tokens_have_no_text(small: Pair) -> None:
