@@ -165,9 +165,8 @@ def _both(result: Result, model: Model, steps: Steps, number: int, ask: object, 
     for with_draft in (False, True) if number % 2 == 0 else (True, False):
         assert model._engine is not None
         model._engine.forget()
-        options = {"sampling": GREEDY, "max_tokens": 256, "constraint": make}
-        if with_draft:
-            options["draft"] = functools.partial(Draft, steps=steps)
+        draft = functools.partial(Draft, steps=steps) if with_draft else False
+        options = {"sampling": GREEDY, "max_tokens": 256, "constraint": make, "draft": draft}
         generation: Generation = ask(options)  # type: ignore[operator]
         answers[with_draft] = [step.token for step in generation.steps()]
         stats[with_draft] = generation.stats
