@@ -8,6 +8,8 @@ where the context reaches, on models that need less than 50 ms per token; at 128
 """
 
 import argparse
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +28,7 @@ def main() -> None:
     """Each part on each model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["demo", "narrow", "shallow"])
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--parts", nargs="+", default=[*HERE, *APART], choices=[*HERE, *APART])
     parser.add_argument("--tokenizer", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
@@ -34,8 +36,12 @@ def main() -> None:
         path = models.demo() if name == "demo" else models.generated(name, tokenizer=arguments.tokenizer)
         print(f"\n== {name}: {path.stat().st_size / 1e6:,.0f} MB", flush=True)
         for part in arguments.parts:
-            with load(path, LoadOptions(ctx=4096)) as model:
-                PARTS[part](model, path, arguments.rounds)
+            if part in HERE:
+                with load(path, LoadOptions(ctx=4096)) as model:
+                    HERE[part](model, path, arguments.rounds)
+            else:
+                print(f"-- {part}", flush=True)
+                subprocess.run([sys.executable, "-m", *APART[part], str(path)], check=True)
 
 
 def _loop(model: Model, path: Path, rounds: int) -> None:
@@ -52,11 +58,17 @@ def _token_seconds(model: Model) -> float:
     return (time.perf_counter() - begun) / max(1, tokens)
 
 
-PARTS: dict[str, Callable[[Model, Path, int], None]] = {
+HERE: dict[str, Callable[[Model, Path, int], None]] = {
     "loop": _loop,
     "prefill": lambda model, path, rounds: measure_prefill(model, 3 * rounds),
     "turns": lambda model, path, rounds: measure_turns(model, 10, 24),
     "cancel": lambda model, path, rounds: measure_cancel(model, 5 * rounds),
+}
+# Measurements that load the model in ways of their own, each in a process of its own.
+APART = {
+    "batch": ("bench.batch", "--lines", "16", "--parallel", "8", "--max-tokens", "24"),
+    "draft": ("bench.draft", "--models"),
+    "memory": ("bench.fit",),
 }
 
 
