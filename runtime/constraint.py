@@ -59,7 +59,8 @@ def by_choices(choices: Sequence[str]) -> MakeConstraint:
                 say(
                     f"The choice {choice!r} has characters that cannot be printed.",
                     f"选项 {choice!r} 含有无法显示的字符。",
-                )
+                ),
+                say("Leave them out.", "请去掉这些字符。"),
             )
     return by_grammar(f"{ROOT} ::= {' | '.join(map(_literal, distinct))}")
 

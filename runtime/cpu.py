@@ -40,17 +40,6 @@ def usable_cores() -> int:
     return _capped(len(_affinity()), cpu_quota())
 
 
-def default_threads() -> int:
-    """Threads for work that keeps every one of them busy: fast physical cores, within quota, at least one."""
-    found = cores()
-    return _capped(min(found.fast, found.logical), found.quota)
-
-
-def decode_threads(model_bytes: int) -> int:
-    """Threads for running a model of this size."""
-    return threads_for(model_bytes, cores())
-
-
 def threads_for(model_bytes: int, found: Cores) -> int:
     """The fast cores, but fewer for a small model: below this share threads wait more than they work.
 

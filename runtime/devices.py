@@ -100,7 +100,10 @@ def choose_devices(found: Sequence[Device], wanted: str | None) -> tuple[Device,
                 say(f"Known here: {listed}. `bq doctor` tells more.", f"可用的有：{listed}。详见 `bq doctor`。"),
             )
     if not names:
-        raise UsageError(say("--device names no device.", "--device 没有指定设备。"))
+        raise UsageError(
+            say("--device names no device.", "--device 没有指定设备。"),
+            say("Give names as `bq doctor` shows them, or cpu.", "请给出 `bq doctor` 所列的名称，或 cpu。"),
+        )
     return tuple(dict.fromkeys(known[name.lower()] for name in names))
 
 

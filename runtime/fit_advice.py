@@ -9,7 +9,7 @@ from bq.runtime.errors import BqError
 from bq.runtime.fit import LEAST_CONTEXT, LoadOptions, Machine, Plan
 from bq.runtime.gguf_file import GgufFile
 from bq.runtime.language import say
-from bq.runtime.memory import CONTEXT_STEP, HOST, Estimate, Shape, Use
+from bq.runtime.memory import CONTEXT_PADDING, HOST, Estimate, Shape, Use
 from bq.runtime.releases import Layout, releases
 
 if TYPE_CHECKING:
@@ -90,18 +90,26 @@ def _reasons(plan: Plan, options: LoadOptions) -> Iterator[str]:
 def refusal(file: GgufFile, shape: Shape, least: Plan, machine: Machine, options: LoadOptions) -> BqError:
     """The error for a model that fits in no way that the options allow."""
     short = fit.shortages(least, machine, options)[0]
-    use, setting, name = least.estimate.of(HOST), least.setting, file.path.name
-    weights, kv, rest = amount(use.weights), amount(use.kv), amount(use.compute + use.other)
-    needed, free = amount(short.needed), amount(short.free)
+    uses = [least.estimate.of(device) for device in _filling(short.device, least, machine)]
+    weights, kv = amount(sum(use.weights for use in uses)), amount(sum(use.kv for use in uses))
+    rest = amount(sum(use.compute + use.other for use in uses))
+    setting, name, needed, free = least.setting, file.path.name, amount(short.needed), amount(short.free)
+    whose = "" if short.device == HOST else say(f"{short.device}'s ", f"{short.device} 的")
     return BqError(
         say(
-            f"{name} needs {needed} of memory with a context of {setting.ctx} and KV in {setting.kv} (weights {weights}, "
-            f"KV {kv}, buffers {rest}); {free} are free.",
-            f"{name} 在上下文 {setting.ctx}、KV 为 {setting.kv} 时需要 {needed} 内存（权重 {weights}、KV {kv}、"
+            f"{name} needs {needed} of {whose}memory with a context of {setting.ctx} and KV in {setting.kv} "
+            f"(weights {weights}, KV {kv}, buffers {rest}); {free} are free.",
+            f"{name} 在上下文 {setting.ctx}、KV 为 {setting.kv} 时需要 {needed} {whose}内存（权重 {weights}、KV {kv}、"
             f"缓冲区 {rest}），而空闲 {free}。",
         ),
         _remedy(shape, machine, options),
     )
+
+
+def _filling(device: str, plan: Plan, machine: Machine) -> list[str]:
+    """The devices whose parts of the model lie in this one's memory: itself, and in the host's the GPUs that share it."""
+    sharing = [one.name for one in machine.devices if one.shares_memory and one.name in plan.devices]
+    return [HOST, *sharing] if device == HOST else [device]
 
 
 def _remedy(shape: Shape, machine: Machine, options: LoadOptions) -> str:
@@ -132,7 +140,7 @@ def _context_that_fits(shape: Shape, machine: Machine, options: LoadOptions) -> 
     longest = min(options.ctx or LEAST_CONTEXT, shape.trained)
     kinds = dict.fromkeys([options.kv or "q8_0", "q8_0"])
     for kv in kinds:
-        for ctx in range((longest - 1) // CONTEXT_STEP * CONTEXT_STEP, _SHORTEST_ADVISED - 1, -CONTEXT_STEP):
+        for ctx in range((longest - 1) // CONTEXT_PADDING * CONTEXT_PADDING, _SHORTEST_ADVISED - 1, -CONTEXT_PADDING):
             if fit.plans(shape, machine, replace(options, ctx=ctx, kv=kv)):
                 return ctx, kv
     return None

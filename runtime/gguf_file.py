@@ -129,7 +129,10 @@ def read_gguf(path: Path) -> GgufFile:
             ),
         ) from None
     except OSError as error:
-        raise BqError(say(f"{path} cannot be read: {error}.", f"无法读取 {path}：{error}。")) from None
+        raise BqError(
+            say(f"{path} cannot be read: {error.strerror or error}.", f"无法读取 {path}：{error.strerror or error}。"),
+            say("Check that it is a file that you may read.", "请检查它是否是文件，以及是否有读取权限。"),
+        ) from None
     except (_Bad, struct.error, ValueError, OverflowError) as error:
         raise BqError(
             say(f"{path.name} is no whole GGUF file: {error}.", f"{path.name} 不是完整的 GGUF 文件：{error}。"),

@@ -113,7 +113,11 @@ def refuse(line: int | None, en: str, zh: str) -> NoReturn:
         say(
             f"The grammar is wrong{f' in line {line}' if line else ''}: {en}.",
             f"语法有误{f'（第 {line} 行）' if line else ''}：{zh}。",
-        )
+        ),
+        say(
+            'A grammar is llama.cpp\'s GBNF and begins with root, e.g. root ::= "yes" | "no".',
+            '语法采用 llama.cpp 的 GBNF，从 root 开始，如 root ::= "是" | "否"。',
+        ),
     )
 
 

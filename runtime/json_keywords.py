@@ -32,7 +32,8 @@ _HARMLESS: dict[str, Any] = {"uniqueItems": False, "minProperties": 0}  # say no
 def refuse(place: str, en: str, zh: str) -> NoReturn:
     """Raise the error of a schema that bq cannot keep; `place` is a JSON Pointer."""
     raise UsageError(
-        say(f"The JSON schema cannot be promised at {place}: {en}.", f"无法保证符合 JSON 模式（{place}）：{zh}。")
+        say(f"The JSON schema cannot be promised at {place}: {en}.", f"无法保证符合 JSON 模式（{place}）：{zh}。"),
+        say("Change the schema there, or leave it out.", "请修改或去掉模式中的这一处。"),
     )
 
 

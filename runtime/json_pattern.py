@@ -48,7 +48,11 @@ class _Pattern:
             say(
                 f"The JSON schema's pattern at {self.place} cannot be used: {en} (character {self.at + 1}).",
                 f"JSON 模式中 {self.place} 处的 pattern 无法使用：{zh}（第 {self.at + 1} 个字符）。",
-            )
+            ),
+            say(
+                "Write it with characters, classes, groups, | and repetitions, ^ and $ at the ends.",
+                "请只用字符、字符类、分组、| 与重复，以及首尾的 ^ 和 $。",
+            ),
         )
 
     def peek(self) -> str:

@@ -59,13 +59,18 @@ def parse_schema(text: str) -> Any:
             say(
                 f"The JSON schema is no JSON: {error.msg} in line {error.lineno}, column {error.colno}.",
                 f"JSON 模式不是有效的 JSON：第 {error.lineno} 行第 {error.colno} 列（{error.msg}）。",
-            )
+            ),
+            _schema_form(),
         ) from None
     except (ValueError, RecursionError) as error:
         detail = error if isinstance(error, ValueError) else say("it is nested too deeply", "嵌套过深")
         raise UsageError(
-            say(f"The JSON schema cannot be used: {detail}.", f"无法使用该 JSON 模式：{detail}。")
+            say(f"The JSON schema cannot be used: {detail}.", f"无法使用该 JSON 模式：{detail}。"), _schema_form()
         ) from None
+
+
+def _schema_form() -> str:
+    return say('Give JSON like {"type": "object"}.', '请给出形如 {"type": "object"} 的 JSON。')
 
 
 def schema_to_gbnf(schema: object) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bq.runtime import ggml
+from bq.runtime.errors import UsageError
 from bq.runtime.gguf_file import GgufFile, TensorEntry
 from bq.runtime.language import say
 from bq.runtime.prompt import Roles
@@ -81,6 +82,17 @@ def describe_file(file: GgufFile) -> KnownFile:
         variant = release.variant if release else "base" if "base" in name.lower() else "chat"
     number = file.count("general.file_type", -1)
     return KnownFile(name, variant, FileType(number).name if number in FileType.__members__.values() else "?")
+
+
+def base_refusal(name: str, instead: str = "`bq complete`") -> UsageError:
+    """The error for a Base model of this name that is asked to answer; `instead` is what to use with it."""
+    return UsageError(
+        say(
+            f"{name} is a Base model: it goes on with a text and answers no one.",
+            f"{name} 是 Base 模型：它只会续写文本，不会对话。",
+        ),
+        say(f"Use {instead}, or a Chat release.", f"请使用 {instead}，或改用 Chat 版本。"),
+    )
 
 
 def roles_of(file: GgufFile) -> Roles:

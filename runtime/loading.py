@@ -4,6 +4,7 @@ import ctypes
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,16 @@ from bq.runtime.page_cache import read_ahead
 from bq.runtime.structure import check_structure
 from bq.runtime.tokenizer import no_space_prefix
 
-_MOST_SEQUENCES = 256  # LLAMA_MAX_SEQ (llama-cparams.h)
+_MOST_POSITIONS = 16384  # of one decode: beyond that only the buffers grow
+# The values of each option, None for no end: below and above, llama.cpp ends the process or takes memory for nothing.
+_RANGES = {
+    "ctx": (64, None),
+    "threads": (1, 1024),
+    "gpu_layers": (0, None),
+    "batch": (1, _MOST_POSITIONS),
+    "n_seq": (1, 256),  # LLAMA_MAX_SEQ (llama-cparams.h)
+    "outputs": (1, _MOST_POSITIONS),
+}
 _READING = 0.9  # the part of the progress that reading a file from the disk is
 _NO_ROOM = re.compile(r"allocat|out of memory|OutOf\w*Memory|bad_alloc|insufficient memory", re.IGNORECASE)
 _BQ_CHOOSES = LoadOptions()
@@ -103,23 +113,21 @@ def choose(file: GgufFile, machine: Machine, options: LoadOptions) -> list[Plan]
 
 
 def _check(options: LoadOptions) -> None:
-    """Raises UsageError for values that llama.cpp would end the process for."""
+    """Raises UsageError for values without sense, for some of which llama.cpp ends the process."""
     if options.kv is not None and options.kv not in KV_TYPES:
         raise UsageError(
             say(f"There is no KV type {options.kv}.", f"没有 KV 类型 {options.kv}。"),
             say(f"Known: {', '.join(KV_TYPES)}.", f"可用的有：{'、'.join(KV_TYPES)}。"),
         )
-    least = {"ctx": options.ctx, "threads": options.threads, "batch": options.batch, "outputs": options.outputs}
-    for name, value in {**least, "n_seq": options.n_seq}.items():
-        if value is not None and value < 1:
-            raise UsageError(say(f"{name} is {value}; it must be 1 or more.", f"{name} 为 {value}，必须不小于 1。"))
-    if options.n_seq > _MOST_SEQUENCES:
-        raise UsageError(
-            say(
-                f"{options.n_seq} sequences are more than llama.cpp's {_MOST_SEQUENCES}.",
-                f"{options.n_seq} 个序列超过 llama.cpp 的上限 {_MOST_SEQUENCES}。",
+    for name, (least, most) in _RANGES.items():
+        value = getattr(options, name)
+        if value is not None and (value < least or (most is not None and value > most)):
+            few, many = say(f"{least} or more", f"不小于 {least} 的值"), say(f"{least} to {most}", f"{least} 到 {most}")
+            allowed = few if most is None else many
+            raise UsageError(
+                say(f"{name} cannot be {value}.", f"{name} 不能为 {value}。"),
+                say(f"Give {allowed}, or leave it out.", f"请给出{allowed}，或不指定。"),
             )
-        )
 
 
 class _Stoppable:
@@ -141,34 +149,52 @@ class _Stoppable:
         return not self.stopped
 
 
+class _FromC:
+    """A progress function that C calls, through which no exception can pass: why to stop is kept until C has returned."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.error: BaseException | None = None
+
+    def __call__(self, fraction: float, _: object) -> bool:
+        try:
+            if self.error is None and not self._progress(fraction):
+                self.error = _stopped()
+        except BaseException as error:
+            self.error = error
+        return self.error is None
+
+
 def _load(file: GgufFile, plan: Plan, progress: Progress) -> tuple[Model, str]:
     """The loaded model, and what llama.cpp logged meanwhile."""
-    lib = library()
-    stopped: list[bool] = []
-
-    @lib.llama_progress_callback  # type: ignore[untyped-decorator, unused-ignore]
-    def on_progress(fraction: float, _: object) -> bool:
-        if not progress(fraction):
-            stopped.append(True)
-        return not stopped
-
+    lib, hear = library(), _FromC(progress)
+    on_progress = lib.llama_progress_callback(hear)  # held here: the parameters only point to it
     used_devices = _chosen_devices(plan)  # llama.cpp reads the list while it loads
     params = _model_params(plan)
     params.devices = ctypes.cast(used_devices, ctypes.c_void_p)
     params.progress_callback = on_progress
     with listening() as heard:
         model = lib.llama_model_load_from_file(os.fsencode(file.path), params)
-        if stopped:
-            if model:
-                lib.llama_model_free(model)
-            raise _stopped()
-        if not model:
-            raise _failure(file.path, heard)
-        context = lib.llama_init_from_model(model, _context_params(plan))
-        if not context:
-            lib.llama_model_free(model)
-            raise _failure(file.path, heard)
-    return Model(file, model, context), "".join(text for _, text in heard)
+        with _freed_on_error(lib.llama_model_free, model):
+            if hear.error is not None:
+                raise hear.error
+            if not model:
+                raise _failure(file.path, heard)
+            context = lib.llama_init_from_model(model, _context_params(plan))
+            with _freed_on_error(lib.llama_free, context):
+                if not context:
+                    raise _failure(file.path, heard)
+                return Model(file, model, context), "".join(text for _, text in heard)
+
+
+@contextmanager
+def _freed_on_error(free: Callable[[Any], None], pointer: Any) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        if pointer:
+            free(pointer)
+        raise
 
 
 def _chosen_devices(plan: Plan) -> Any:

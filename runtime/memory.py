@@ -5,7 +5,7 @@ Nothing is loaded for it. bench/fit.py compares it with what llama.cpp reports a
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -15,7 +15,7 @@ from bq.runtime.gguf_file import GgufFile
 HOST = "CPU"
 MIB = 1 << 20
 KV_TYPES = {"f16": (1, 2), "q8_0": (32, 34)}  # name: elements of a block, its bytes
-CONTEXT_STEP = 256  # llama.cpp rounds the context up to whole steps (llama-context.cpp, GGML_PAD)
+CONTEXT_PADDING = 256  # tokens: llama.cpp rounds the context up to whole steps (llama-context.cpp, GGML_PAD)
 _FLOAT = 4
 _MASK = 2  # bytes: with flash attention the attention mask is f16
 # libstdc++'s sizes for one piece: token_data, a node of the map by text with its bucket, and the text for output.
@@ -56,7 +56,7 @@ class Setting:
     @property
     def cells(self) -> int:
         """Tokens that the KV cache holds."""
-        return -(-self.ctx // CONTEXT_STEP) * CONTEXT_STEP
+        return -(-self.ctx // CONTEXT_PADDING) * CONTEXT_PADDING
 
 
 @dataclass(frozen=True)
@@ -224,13 +224,3 @@ def device_of_buffer(buffer: str) -> str:
     """The device of a buffer's name: "CUDA0", "MTL0_Mapped", "CUDA_Host" and "CPU_REPACK", the last two the host's."""
     name = re.sub(r"_(Mapped|Private|Split)$", "", buffer)
     return HOST if name.startswith("CPU") or name.endswith("_Host") else name
-
-
-def differences(predicted: Estimate, used: Estimate) -> Mapping[str, tuple[int, int]]:
-    """By device: (predicted, used) of what llama.cpp reports, weights, KV and compute."""
-    names = [use.device for use in predicted.uses]
-    return {name: (_compared(predicted.of(name)), _compared(used.of(name))) for name in names}
-
-
-def _compared(use: Use) -> int:
-    return use.weights + use.kv + use.compute

@@ -92,7 +92,10 @@ def open_session(path: Path) -> SessionFile:
             raise _Bad(say("it is no file", "它不是文件"))
         file = path.open("rb")
     except FileNotFoundError:
-        raise BqError(say(f"There is no session {path}.", f"没有会话 {path}。")) from None
+        raise BqError(
+            say(f"There is no session {path}.", f"没有会话 {path}。"),
+            say("Check the path; --session makes one.", "请检查路径；--session 可新建会话。"),
+        ) from None
     except OSError as error:
         raise _unreadable(path, error) from None
     except _Bad as error:
@@ -208,4 +211,7 @@ def _damaged(path: Path, error: Exception) -> BqError:
 
 
 def _unreadable(path: Path, error: OSError) -> BqError:
-    return BqError(say(f"{path} cannot be read: {error.strerror}.", f"无法读取 {path}：{error.strerror}。"))
+    return BqError(
+        say(f"{path} cannot be read: {error.strerror}.", f"无法读取 {path}：{error.strerror}。"),
+        say("Check who may read it, or give another name.", "请检查读取权限，或换一个文件名。"),
+    )

@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bq.runtime.errors import Cancelled, UsageError
@@ -32,28 +31,17 @@ def answer(
     """
     from bq.runtime.loading import load
     from bq.tui.chosen_model import choose_model, remember_model
-    from bq.tui.commands.options import load_options, sampling
+    from bq.tui.commands.options import load_options
 
     path = choose_model(given["model"])
-    show_plan = print_plan if given["stats"] or sys.stderr.isatty() else None
     with (
         stop_on_interrupt() as cancel,
-        load(path, load_options(given), lambda _: not cancel.is_set(), show_plan) as model,
+        load(path, load_options(given), lambda _: not cancel.is_set(), plan_printer(given)) as model,
     ):
         if given["model"] is not None:
-            remember_model(Path(path))
-        for warning in model.warnings:
-            print(say("Warning: ", "警告：") + warning, file=sys.stderr)
-        generation = start(
-            model,
-            {
-                "sampling": sampling(given, model.info.sampling),
-                "max_tokens": given["max_tokens"],
-                "stop": given["stop"],
-                "draft": not given["no_draft"],
-                "cancel": cancel,
-            },
-        )
+            remember_model(path)
+        tell_warnings(model)
+        generation = start(model, {**_generation_options(given, model), "cancel": cancel})
         said = (show or show_text)(generation)
         if given["stats"]:
             print_fit(model)
@@ -62,6 +50,17 @@ def answer(
             raise Cancelled(say("The answer was stopped.", "回答已停止。"))
         finish(model, said)
     return 0
+
+
+def _generation_options(given: dict[str, Any], model: "Model") -> dict[str, Any]:
+    from bq.tui.commands.options import sampling
+
+    return {
+        "sampling": sampling(given, model.info.sampling),
+        "max_tokens": given["max_tokens"],
+        "stop": given["stop"],
+        "draft": not given["no_draft"],
+    }
 
 
 def show_text(generation: "Generation") -> str:
@@ -76,11 +75,21 @@ def show_text(generation: "Generation") -> str:
     return "".join(said)
 
 
-def print_plan(plan: "Plan") -> None:
-    """Say on stderr how the model is about to be loaded."""
+def plan_printer(given: dict[str, Any]) -> Callable[["Plan"], None] | None:
+    """What says on stderr how the model is about to be loaded, if someone wants to know."""
+    return _print_plan if given["stats"] or sys.stderr.isatty() else None
+
+
+def _print_plan(plan: "Plan") -> None:
     from bq.runtime.fit_advice import describe
 
     print(describe(plan), file=sys.stderr)
+
+
+def tell_warnings(model: "Model") -> None:
+    """Say on stderr what is wrong with the model's file, or could not be as it was asked for."""
+    for warning in model.warnings:
+        print(say("Warning: ", "警告：") + warning, file=sys.stderr)
 
 
 def print_fit(model: "Model") -> None:
@@ -131,7 +140,7 @@ def _counts(stats: "Stats") -> str:
 
 
 def piped_text() -> str:
-    """What stands on stdin if it is a pipe or a file, else "". Raises UsageError if it is far too long for any context."""
+    """What stands on stdin if it is a pipe or a file, else "". Raises UsageError if it is no text, or far too long."""
     import os
 
     try:
@@ -146,4 +155,22 @@ def piped_text() -> str:
             say("The text on stdin is longer than 16 MiB.", "标准输入的文本超过 16 MiB。"),
             say("Give it in parts.", "请分段输入。"),
         )
-    return data.decode("utf-8", "replace").strip("\ufeff").rstrip("\r\n")
+    try:
+        return data.decode("utf-8").strip("\ufeff").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise _no_text("stdin", error.start) from None
+
+
+def check_text(name: str, *texts: str | None) -> None:
+    """Raise UsageError for an argument with bytes that are no UTF-8: Python keeps them as halves of surrogate pairs."""
+    for text in filter(None, texts):
+        half = next((at for at, character in enumerate(text) if "\ud800" <= character <= "\udfff"), None)
+        if half is not None:
+            raise _no_text(name, len(text[:half].encode("utf-8")))
+
+
+def _no_text(name: str, start: int) -> UsageError:
+    return UsageError(
+        say(f"{name} is no UTF-8 text: byte {start + 1}.", f"{name} 不是 UTF-8 文本：第 {start + 1} 字节。"),
+        say("Give it as UTF-8.", "请以 UTF-8 编码给出。"),
+    )

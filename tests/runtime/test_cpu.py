@@ -150,5 +150,4 @@ def test_there_is_always_a_thread_and_never_more_than_cores(
 def test_this_machine() -> None:
     found = cpu.cores()
     assert 1 <= found.fast <= found.logical <= (os.cpu_count() or 1)
-    assert 1 <= cpu.default_threads() <= cpu.usable_cores() <= found.logical
-    assert cpu.decode_threads(1) == 1
+    assert 1 <= threads_for(BIG, found) <= cpu.usable_cores() <= found.logical

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bq.runtime.cpu import Cores
 from bq.runtime.devices import Device
+from bq.runtime.engine import MOST_OUTPUTS
 from bq.runtime.errors import UsageError
 from bq.runtime.fit import LEAST_CONTEXT, LoadOptions, Machine, Plan, plans, shortages, smallest_plan
 from bq.runtime.fit_advice import amount, describe, reasons, refusal
@@ -80,9 +81,6 @@ def test_what_is_chosen(shape: Shape, on: Machine, layers: int, ctx: int, kv: st
 
 
 def test_a_macs_memory_is_counted_once_for_both() -> None:
-    def mac(ram: float) -> Machine:
-        return machine(ram, Device("MTL0", "", "gpu", "MTL", int(0.72 * ram * GIB), int(0.72 * ram * GIB)))
-
     assert best(SEVEN, mac(16)) == replace(best(SEVEN, mac(64)), gpu_layers=33)
     assert best(THIRTEEN, mac(16)).kv == "q8_0"
     assert plans(THIRTEEN, mac(8), AS_BQ_CHOOSES) == []
@@ -126,10 +124,17 @@ def test_given_layers_are_obeyed_even_where_the_card_seems_too_small() -> None:
 
 
 def test_parallel_sequences_share_one_cache_and_may_have_a_longer_one() -> None:
-    eight = best(SEVEN, machine(64), LoadOptions(n_seq=8, outputs=4))
-    assert (eight.ctx, eight.sequences, eight.outputs) == (4096, 8, 8)
+    eight = best(SEVEN, machine(64), LoadOptions(n_seq=8))
+    assert (eight.ctx, eight.sequences, eight.outputs) == (4096, 8, MOST_OUTPUTS)
+    assert best(SEVEN, machine(64), LoadOptions(n_seq=200)).outputs == 200
     assert best(SEVEN, machine(64), LoadOptions(n_seq=8, ctx=16384)).ctx == 16384
     assert best(SEVEN, machine(64), LoadOptions(ctx=16384)).ctx == 4096
+
+
+def test_there_is_always_room_for_the_outputs_of_a_draft() -> None:
+    """llama.cpp ends the process for one output more than it was made for."""
+    assert best(SEVEN, machine(64), LoadOptions(outputs=1)).outputs == MOST_OUTPUTS
+    assert best(SEVEN, machine(64), LoadOptions(outputs=512)).outputs == 512
 
 
 SHAPES = st.sampled_from([SEVEN, THIRTEEN])
@@ -202,6 +207,30 @@ def test_a_refusal_says_what_is_needed_what_is_free_and_what_would_fit() -> None
         "148 MiB); 7.20 GiB are free. What would fit: a file in Q2_K (5.35 GiB, `bq convert -q Q2_K`). "
         "--force-fit loads it anyway."
     )
+
+
+def mac(ram: float) -> Machine:
+    return machine(ram, Device("MTL0", "", "gpu", "MTL", int(0.72 * ram * GIB), int(0.72 * ram * GIB)))
+
+
+@pytest.mark.parametrize(
+    ("on", "whose"),
+    [
+        (machine(8, card(3)), "CUDA0's "),
+        (machine(5), ""),
+        (mac(8), "MTL0's "),
+        (replace(mac(14), memory=Memory(14 * GIB, 9 * GIB)), ""),  # the GPU's part counts with the host's
+    ],
+)
+def test_the_numbers_of_a_refusal_are_of_one_device_and_add_up(on: Machine, whose: str) -> None:
+    text = refused(THIRTEEN, on)
+    assert f"GiB of {whose}memory with" in text
+    needed, *parts = (
+        float(number) * (1024 if unit == "GiB" else 1)
+        for number, unit in re.findall(r"(?:needs|weights|KV|buffers) ([\d.]+) (GiB|MiB)", text)
+    )
+    assert len(parts) == 3
+    assert needed == pytest.approx(sum(parts), abs=16)
 
 
 @pytest.mark.parametrize("ram", [4.2, 5, 5.5, 5.7, 8, 10, 10.5, 12])

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from bq.runtime.errors import BqError
 from bq.runtime.gguf_file import MAX_ARRAY, MAX_KEYS, MAX_STRING, MAX_TENSORS, read_gguf
+from tests.support.refusals import advised_refusal
 
 U8, U32, F32, BOOL, STRING, ARRAY, U64 = 0, 4, 6, 7, 8, 9, 10
 Convert = Callable[..., Path]
@@ -275,8 +276,7 @@ def test_all_arrays_together_are_bounded(tmp_path: Path) -> None:
 def test_a_missing_file_a_folder_and_an_unreadable_one(tmp_path: Path) -> None:
     with pytest.raises(BqError, match=r"There is no file .*none\.gguf"):
         read_gguf(tmp_path / "none.gguf")
-    with pytest.raises(BqError, match="cannot be read"):
-        read_gguf(tmp_path)
+    assert "cannot be read" in advised_refusal(read_gguf, tmp_path)
     with pytest.raises(BqError):
         read_gguf(tmp_path / "\0")
     with pytest.raises(BqError):

@@ -15,7 +15,7 @@ from bq.runtime.text_stream import harmless
 from bq.runtime.tokenizer import Tokenizer
 from tests.runtime.conftest import OpenPair, Pair
 from tests.support.constrained import Language, LlamaGrammar, allowed, closing_token, next_token, ramble
-from tests.support.refusals import only_refuses, refusal
+from tests.support.refusals import advised_refusal, only_refuses
 from tests.support.tokenizer import ASSISTANT_ID, USER_ID, small_tokenizer
 
 seeds = st.integers(0, 2**32 - 1)
@@ -225,7 +225,7 @@ def test_every_choice_may_come(small2: Tokenizer) -> None:
 
 @pytest.mark.parametrize("choices", [[], ["a"], ["a", "a"], ["a", ""], ["a", "b\x1b[2J"], ["a", "\u202eb"], ["a"] * 9])
 def test_choices_that_are_none_are_refused(choices: list[str]) -> None:
-    refusal(by_choices, choices)
+    advised_refusal(by_choices, choices)
 
 
 HOSTILE = {
@@ -267,7 +267,7 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_wrong_grammar_is_one_line_that_names_the_place(name: str) -> None:
     text, words = HOSTILE[name]
-    assert words in refusal(by_grammar, text)
+    assert words in advised_refusal(by_grammar, text)
 
 
 def test_a_grammar_that_becomes_ambiguous_on_the_way_is_refused_then(small2: Tokenizer) -> None:

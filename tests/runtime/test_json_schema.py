@@ -17,7 +17,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bq.runtime.constraint import by_json_schema
-from bq.runtime.errors import UsageError
 from bq.runtime.json_grammar import Bound, decimal, name_rules, value, whole_number
 from bq.runtime.json_pattern import pattern_to_gbnf
 from bq.runtime.json_schema import parse_schema, schema_to_gbnf
@@ -29,7 +28,7 @@ from bq.runtime.text_stream import harmless
 from bq.runtime.tokenizer import Tokenizer
 from tests.runtime.conftest import OpenPair
 from tests.support.constrained import Language, ramble
-from tests.support.refusals import only_refuses, refusal
+from tests.support.refusals import advised_refusal, only_refuses
 from tests.support.tokenizer import small_tokenizer
 
 Schema = Any
@@ -357,9 +356,9 @@ REFUSED: dict[str, tuple[Schema, str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_promised_is_refused_by_name(name: str) -> None:
     schema, words = REFUSED[name]
-    assert words in refusal(by_json_schema, schema)
+    assert words in advised_refusal(by_json_schema, schema)
     set_language("zh")
-    refusal(by_json_schema, schema)
+    advised_refusal(by_json_schema, schema)
 
 
 @pytest.mark.parametrize(
@@ -407,7 +406,7 @@ def test_no_schema_does_harm(small: Tokenizer, schema: Schema) -> None:
     ],
 )
 def test_a_schema_that_is_no_json_is_one_line(text: str, words: str) -> None:
-    assert words in refusal(parse_schema, text)
+    assert words in advised_refusal(parse_schema, text)
 
 
 def test_equal_schemas_share_a_rule_and_the_text_stays_small() -> None:
@@ -440,5 +439,4 @@ def test_an_answer_of_a_model_parses_at_every_limit(converted: Callable[..., Pat
 
 
 def test_the_pattern_of_a_refusal_names_its_place() -> None:
-    with pytest.raises(UsageError, match="#/properties/x"):
-        pattern_to_gbnf("(", "#/properties/x")
+    assert "#/properties/x" in advised_refusal(pattern_to_gbnf, "(", "#/properties/x")

@@ -86,19 +86,25 @@ def test_the_kv_type_and_batch_are_llama_cpps_too(path: Path) -> None:
     "options",
     [
         LoadOptions(kv="q4_0"),
-        LoadOptions(ctx=0),
+        LoadOptions(ctx=63),
         LoadOptions(ctx=-5),
         LoadOptions(batch=0),
+        LoadOptions(batch=16385),
         LoadOptions(threads=0),
+        LoadOptions(threads=1025),
+        LoadOptions(gpu_layers=-1),
         LoadOptions(n_seq=0),
         LoadOptions(n_seq=257),
         LoadOptions(outputs=0),
+        LoadOptions(outputs=16385),
         LoadOptions(device="CUDA9"),
+        LoadOptions(device=" , "),
     ],
 )
 def test_what_llama_cpp_would_end_the_process_for_is_refused(path: Path, options: LoadOptions) -> None:
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError) as caught:
         load(path, options)
+    assert caught.value.remedy
 
 
 def test_a_context_longer_than_the_models_is_said(path: Path) -> None:
@@ -133,6 +139,44 @@ def test_loading_stops_where_it_is_told_to(path: Path, at: int) -> None:
     with pytest.raises(Cancelled):
         load(path, LoadOptions(threads=1), progress)
     assert len(heard) == at + 1  # and asks no more
+
+
+@pytest.mark.parametrize("at", [0, 1, 5])
+def test_what_a_progress_function_raises_ends_the_loading_and_is_heard(path: Path, at: int) -> None:
+    heard: list[float] = []
+
+    def progress(fraction: float) -> bool:
+        heard.append(fraction)
+        if len(heard) > at:
+            raise KeyError("its own")
+        return True
+
+    with pytest.raises(KeyError, match="its own"):
+        load(path, LoadOptions(threads=1), progress)
+    assert len(heard) == at + 1  # and is asked no more
+
+
+@pytest.mark.parametrize(
+    ("failing", "expected"),
+    [("llama_init_from_model", ["model"]), ("Model", ["context", "model"])],
+)
+def test_what_fails_on_the_way_leaves_nothing_in_memory(
+    path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, expected: list[str]
+) -> None:
+    """Freeing is llama.cpp's own; here it is also noted."""
+
+    def fail(*_: object) -> Any:
+        raise OSError("gone")
+
+    freed: list[str] = []
+    lib = loading.library()
+    for what, name in (("context", "llama_free"), ("model", "llama_model_free")):
+        free = getattr(lib, name)
+        monkeypatch.setattr(lib, name, lambda pointer, what=what, free=free: (freed.append(what), free(pointer)))
+    monkeypatch.setattr(loading if failing == "Model" else lib, failing, fail)
+    with pytest.raises(OSError, match="gone"):
+        load(path, LoadOptions(ctx=64, threads=1))
+    assert freed == expected
 
 
 @linux_only

@@ -33,7 +33,7 @@ from bq.runtime.session import ModelSource
 from bq.runtime.session_file import Header, finish_session, open_session
 from tests.support.contexts import Q8_0, Kind, Loaded
 from tests.support.families import FAMILIES, Family
-from tests.support.refusals import refusal
+from tests.support.refusals import advised_refusal
 
 Convert = Callable[..., Path]
 ROOT = Path(__file__).resolve().parents[2]
@@ -257,10 +257,10 @@ def test_a_file_cut_anywhere_is_refused(saved: bytes, tmp_path: Path) -> None:
     ends |= {end - 1 for end in ends if end} | set(random.Random(0).sample(range(len(saved)), 50))
     for end in ends - {len(saved)}:
         (tmp_path / "s").write_bytes(saved[:end])
-        assert "s is no whole session" in refusal(open_session, tmp_path / "s"), end
+        assert "s is no whole session" in advised_refusal(open_session, tmp_path / "s"), end
     for more in (saved + b"\0", saved + saved, b"\0" + saved):
         (tmp_path / "s").write_bytes(more)
-        assert "s is no whole session" in refusal(open_session, tmp_path / "s")
+        assert "s is no whole session" in advised_refusal(open_session, tmp_path / "s")
 
 
 def test_any_changed_bit_is_refused(saved: bytes, tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_any_changed_bit_is_refused(saved: bytes, tmp_path: Path) -> None:
         for place in places:
             file.seek(place)
             file.write(bytes([saved[place] ^ 1 << draw.randrange(8)]))
-            assert "s is no whole session" in refusal(open_session, path), place
+            assert "s is no whole session" in advised_refusal(open_session, path), place
             file.seek(place)
             file.write(saved[place : place + 1])
     open_session(path).close()
@@ -319,7 +319,7 @@ HEADERS = [
 @pytest.mark.parametrize("header", HEADERS, ids=range(len(HEADERS)))
 def test_a_header_without_sense_is_refused_though_the_checksum_is_right(header: bytes, tmp_path: Path) -> None:
     (tmp_path / "s").write_bytes(signed(header=header))
-    message = refusal(open_session, tmp_path / "s")
+    message = advised_refusal(open_session, tmp_path / "s")
     assert message.startswith("s is no whole session")
     assert len(message) < 500
 
@@ -351,22 +351,23 @@ def test_lengths_without_sense_are_refused_though_the_checksum_is_right(
     path.write_bytes(signed(header=header_of(), counts=(1, 0, 0, H)))
     open_session(path).close()
     path.write_bytes(signed(header=header_of(), counts=counts))
-    assert "s is no whole session" in refusal(open_session, path)
+    assert "s is no whole session" in advised_refusal(open_session, path)
 
 
 @given(st.binary(max_size=300), st.booleans())
 def test_no_bytes_do_harm(tmp_path_factory: pytest.TempPathFactory, data: bytes, is_signed: bool) -> None:
     path = tmp_path_factory.getbasetemp() / "any"
     path.write_bytes(signed(header=data) if is_signed else data)
-    refusal(open_session, path)
+    advised_refusal(open_session, path)
 
 
 @posix
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")  # opening it would wait for a writer
     for path in (tmp_path, tmp_path / "pipe", Path("/dev/null")):
-        assert "no whole session" in refusal(open_session, path)
-    assert "There is no session" in refusal(open_session, tmp_path / "none")
+        assert "no whole session" in advised_refusal(open_session, path)
+    assert "There is no session" in advised_refusal(open_session, tmp_path / "none")
+    assert "cannot be read" in advised_refusal(open_session, tmp_path / ("x" * 5000))
 
 
 # Nothing but a whole state reaches llama.cpp: what it would do with one that is not ends the process.
@@ -504,10 +505,10 @@ def test_what_a_killed_writer_left_is_cleared_and_two_do_not_write_at_once(
         engine.prefill(IDS)
         session.save(engine, MODEL, path, TALK)
         with suppress(KeyError), session.replacing(path):
-            assert "Another bq is writing s" in refusal(session.save, engine, MODEL, path, TALK)
+            assert "Another bq is writing s" in advised_refusal(session.save, engine, MODEL, path, TALK)
             raise KeyError
     with in_use(path):
-        assert "Another bq is using s" in refusal(lambda: in_use(path).__enter__())
+        assert "Another bq is using s" in advised_refusal(lambda: in_use(path).__enter__())
     assert [one.name for one in tmp_path.iterdir()] == ["s"]
     open_session(path).close()
 
@@ -520,7 +521,7 @@ def test_too_little_space_is_told_before_the_first_byte(
     monkeypatch.setattr(session.shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
     with models().engine() as engine:
         engine.prefill(IDS)
-        assert "0.00 GB free, the session needs 0.00 GB" in refusal(session.save, engine, MODEL, path, TALK)
+        assert "0.00 GB free, the session needs 0.00 GB" in advised_refusal(session.save, engine, MODEL, path, TALK)
     assert path.read_bytes() == b"before"
 
 

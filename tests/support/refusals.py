@@ -15,12 +15,24 @@ from bq.runtime.errors import BqError
 
 def refusal(call: Callable[..., Any], *arguments: Any, **named: Any) -> str:
     """The message of the BqError that `call` raises, checked to be one line."""
+    return str(_refused(call, *arguments, **named))
+
+
+def advised_refusal(call: Callable[..., Any], *arguments: Any, **named: Any) -> str:
+    """The same, checked to say what to do as well."""
+    error = _refused(call, *arguments, **named)
+    assert error.cause
+    assert error.remedy
+    return str(error)
+
+
+def _refused(call: Callable[..., Any], *arguments: Any, **named: Any) -> BqError:
     with pytest.raises(BqError) as caught:
         call(*arguments, **named)
     message = str(caught.value)
     assert "\n" not in message
     assert message
-    return message
+    return caught.value
 
 
 def only_refuses(call: Callable[..., Any], *arguments: Any) -> Any:

@@ -86,6 +86,17 @@ def test_stdin_to_stdout(
     assert said.err == ""
 
 
+def test_stats_say_the_estimate_how_far_off_it_was_and_the_counts(
+    tmp_path: Path, speaker: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write(tmp_path / "in.jsonl", "a")
+    assert run("--batch", source, "-o", "-", "--stats", "-m", speaker, *OPTIONS) == 0
+    plan, comparison, counts = capsys.readouterr().err.splitlines()
+    assert plan.startswith("Memory: CPU ")
+    assert comparison.startswith("Memory: predicted ")
+    assert "prompts" in counts
+
+
 def test_the_instruction_stands_above_every_line(
     tmp_path: Path, speaker: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,7 +122,7 @@ def test_keys_that_are_not_read_are_named(tmp_path: Path, speaker: Path, capsys:
     [
         (["a"], ("-o",), "requires an argument"),
         (["a"], (), "Where should the answers go? Give -o OUT.jsonl, or -o -."),
-        (["a"], ("-o", "OUT", "--session", "s"), "--session does not go with --batch."),
+        (["a"], ("-o", "OUT", "--session", "s"), "--session does not go with --batch. Leave one of them out."),
         (["a"], ("-o", "none/out"), "There is no folder "),
         (["a"], ("-o", "."), "is a folder or a device."),
         (["a"], ("-o", "IN", "--force"), "is the input. Give another -o."),
@@ -141,10 +152,32 @@ def test_a_wrong_use_is_refused_before_anything_is_loaded(
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@posix
+@pytest.mark.parametrize("name", ["model", "schema.json", "answer.gbnf"])
+@pytest.mark.parametrize("linked", [False, True])
+def test_no_file_that_is_read_is_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], speaker: Path, name: str, linked: bool
+) -> None:
+    source, model = write(tmp_path / "IN", "a"), tmp_path / "model"
+    os.link(speaker, model)
+    (tmp_path / "schema.json").write_text('{"const": 1}')
+    (tmp_path / "answer.gbnf").write_text('root ::= "no"')
+    out, option = tmp_path / name, {"schema.json": "--json-schema", "answer.gbnf": "--grammar"}.get(name)
+    if linked:
+        out = tmp_path / "link"
+        out.symlink_to(name)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    more = [option, tmp_path / name] if option else []
+    assert run("--batch", source, "-m", model, *OPTIONS, *more, "-o", out, "--force") == 2
+    kind = "the grammar or schema" if option else "the model"
+    assert f"{out} is {kind}. Give another -o." in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_what_belongs_to_a_batch_needs_one(capsys: pytest.CaptureFixture[str]) -> None:
     for option in (("-o", "x"), ("--parallel", "2"), ("--restart",)):
         assert run("hello", *option) == 2
-        assert "goes with --batch." in capsys.readouterr().err
+        assert "goes with --batch. Give --batch IN as well, or leave it out." in capsys.readouterr().err
 
 
 def test_a_base_model_goes_on_with_texts_and_answers_no_instruction(
@@ -154,7 +187,10 @@ def test_a_base_model_goes_on_with_texts_and_answers_no_instruction(
     base = scripted({x: y}, chat=False)
     source = write(tmp_path / "in.jsonl", {"text": "x"}, "do")
     assert run("--batch", source, "-o", out, "-m", base, *OPTIONS) == 2
-    assert "is a Base model: it goes on with a text and answers no instruction." in capsys.readouterr().err
+    assert (
+        'is a Base model: it goes on with a text and answers no one. Use {"text": "…"} lines,'
+        in capsys.readouterr().err
+    )
     assert run("--batch", source, "-o", out, "-m", base, *OPTIONS, "--force") == 0
     write(source, {"text": "x"})
     assert run("--batch", source, "-o", out, "-m", base, *OPTIONS, "--force") == 0

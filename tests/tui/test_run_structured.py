@@ -12,8 +12,10 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from bq.runtime.constraint import by_choices
 from bq.runtime.errors import UsageError
-from bq.tui.commands.structured import split_choices
+from bq.tui.commands.structured import check_whole, read_text, split_choices, with_constraint
+from tests.support.refusals import advised_refusal
 from tests.support.scripted import byte_tokens, saying
 from tests.tui.conftest import Bq
 
@@ -108,13 +110,18 @@ def test_an_interrupted_answer_leaves_stdout_empty(
 
 
 WRONG = {
-    "two": (["--choices", "a,b", "--json-schema", "{}"], "only one of them"),
+    "two": (["--choices", "a,b", "--json-schema", "{}"], "only one of them can be kept. Leave the others out."),
     "stop": (["--choices", "a,b", "--stop", "a"], "--stop would cut"),
     "one choice": (["--choices", "a"], "2 to 1,000 different choices"),
     "full-width comma": (["--choices", "是，否"], "Separate them by commas"),
     "quotes": (["--choices", 'a,"b'], "the quotes do not match"),
-    "no file": (["--json-schema", "gone.json"], "gone.json cannot be read: No such file"),
+    "no file": (
+        ["--json-schema", "gone.json"],
+        "gone.json cannot be read: No such file or directory. Give the path of",
+    ),
     "folder": (["--grammar", "."], ". cannot be read"),
+    "empty schema": (["--json-schema", ""], "--json-schema is empty. Give a file, or leave it out."),
+    "empty grammar": (["--grammar", ""], "--grammar is empty. Give a file, or leave it out."),
     "nul": (["--grammar", "\udcff"], "cannot be read"),
     "no json": (["--json-schema", '{"type": }'], "line 1, column 10"),
     "no grammar": (["--grammar", "{grammar}"], "wrong in line 2"),
@@ -136,6 +143,16 @@ def test_a_wrong_use_is_one_line_before_anything_is_loaded(bq: Bq, tmp_path: Pat
     (line,) = done.stderr.decode().splitlines()
     assert line.startswith("bq: ")
     assert words in line
+
+
+def test_what_cannot_be_kept_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(b"#" * ((1 << 20) + 1))
+    (tmp_path / "bytes").write_bytes(b"\xff")
+    for name in ("gone", "large", "bytes", "."):
+        advised_refusal(read_text, str(tmp_path / name))
+    advised_refusal(with_constraint, {"json_schema": "{}", "grammar": "x", "choices": (), "stop": ()})
+    advised_refusal(by_choices, ["a\x00", "b"])
+    advised_refusal(check_whole, "end", "{")
 
 
 def test_choices_are_cut_at_commas() -> None:

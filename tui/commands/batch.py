@@ -79,7 +79,10 @@ def check_alone(given: Mapping[str, Any]) -> None:
     """Raise UsageError for the options of a batch without one."""
     for name in _ONLY_HERE:
         if given[name]:
-            raise UsageError(say(f"--{name} goes with --batch.", f"--{name} 须与 --batch 合用。"))
+            raise UsageError(
+                say(f"--{name} goes with --batch.", f"--{name} 须与 --batch 合用。"),
+                say("Give --batch IN as well, or leave it out.", "请同时给出 --batch IN，或去掉它。"),
+            )
 
 
 def answer_batch(instruction: str | None, system: str, force: bool, given: dict[str, Any]) -> int:
@@ -90,7 +93,10 @@ def answer_batch(instruction: str | None, system: str, force: bool, given: dict[
             say("Give -o OUT.jsonl, or -o -.", "请用 -o OUT.jsonl 或 -o -。"),
         )
     if given.get("session") is not None:
-        raise UsageError(say("--session does not go with --batch.", "--session 不能与 --batch 合用。"))
+        raise UsageError(
+            say("--session does not go with --batch.", "--session 不能与 --batch 合用。"),
+            say("Leave one of them out.", "请去掉其中一个。"),
+        )
     batch = read_batch(given["lines"], Template(instruction or "", system))
     _tell_unread(batch)
     work = _Work(batch, system, instruction or "", force, given)
@@ -146,13 +152,21 @@ class _Work:
         from bq.convert.output_file import check_output
 
         check_output(out, force=True, need_bytes=0)
-        source = self._given["lines"]
-        if source != "-" and out.exists() and out.samefile(Path(source).expanduser()):
-            raise UsageError(
-                say(f"{out} is the input.", f"{out} 是输入文件。"), say("Give another -o.", "请用 -o 指定其他名称。")
-            )
+        self._refuse_to_replace_a_source(out)
         if not self._force and not journal_path(out).exists():
             refuse_existing(out)
+
+    def _refuse_to_replace_a_source(self, out: Path) -> None:
+        source, constraint = self._given["lines"], self._given["constraint_file"]
+        for path, name in (
+            (None if source == "-" else Path(source).expanduser(), say("the input", "输入文件")),
+            (self._path, say("the model", "模型文件")),
+            (constraint, say("the grammar or schema", "语法或模式文件")),
+        ):
+            if path is not None and out.exists() and out.samefile(path):
+                raise UsageError(
+                    say(f"{out} is {name}.", f"{out} 是{name}。"), say("Give another -o.", "请用 -o 指定其他名称。")
+                )
 
     def _new_seed(self) -> int:
         seed: int | None = self._given["seed"]
@@ -176,27 +190,26 @@ class _Work:
         """Answer what `sink` does not have yet. Raises Cancelled if it was interrupted."""
         from bq.runtime.batch import run_batch
         from bq.runtime.loading import load
-        from bq.tui.answer import print_plan, stop_on_interrupt
+        from bq.tui.answer import plan_printer, print_fit, stop_on_interrupt, tell_warnings
         from bq.tui.chosen_model import remember_model
         from bq.tui.commands.options import load_options
 
         parallel = self._given["parallel"] or DEFAULT_PARALLEL
         options = replace(load_options(self._given), n_seq=parallel)
-        show_plan = print_plan if self._given["stats"] or sys.stderr.isatty() else None
         with (
             stop_on_interrupt() as cancel,
-            load(self._path, options, lambda _: not cancel.is_set(), show_plan) as model,
+            load(self._path, options, lambda _: not cancel.is_set(), plan_printer(self._given)) as model,
         ):
             if self._given["model"] is not None:
                 remember_model(self._path)
-            for warning in model.warnings:
-                _note(say("Warning: ", "警告：") + warning)
+            tell_warnings(model)
             with Progress(sink, len(self._batch.numbers)) as progress:
                 tasks: dict[int, Task] = {}
                 jobs = _Jobs(model, self._options(model), seed, sink, tasks)
                 for result in run_batch(model, jobs.of(self._batch), parallel, cancel, progress):
                     sink.add(_as_answer(tasks.pop(result.key), result, self._check))
         if self._given["stats"]:
+            print_fit(model)
             progress.report()
         if len(sink.done) < len(self._batch.numbers):
             raise _stopped(sink, len(self._batch.numbers))
@@ -272,17 +285,11 @@ def _as_answer(task: Task, result: "Result", check: Callable[["Result"], None]) 
 
 
 def _check_variant(file: "GgufFile", batch: Batch, force: bool) -> None:
-    from bq.runtime.known import describe_file
+    from bq.runtime.known import base_refusal, describe_file
 
     known = describe_file(file)
     if batch.has_chat and known.variant == "base" and not force:
-        raise UsageError(
-            say(
-                f"{known.name} is a Base model: it goes on with a text and answers no instruction.",
-                f"{known.name} 是 Base 模型：它只会续写文本，不会回答指令。",
-            ),
-            say('Use {"text": "…"} lines, or a Chat release.', '请使用 {"text": "…"} 行，或改用 Chat 版本。'),
-        )
+        raise base_refusal(known.name, say('{"text": "…"} lines', '{"text": "…"} 行'))
 
 
 def _tell_unread(batch: Batch) -> None:

@@ -1,7 +1,7 @@
 """The options that `run`, `complete` and `chat` share, and what they turn into."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +28,97 @@ class Number(click.FloatRange):
         return number
 
 
+# In the order of the help.
+_LOADING_OPTIONS = (
+    click.option(
+        "-m",
+        "--model",
+        help=say(
+            "The GGUF file. [default: the last used, else the bundled one]",
+            "GGUF 文件。[默认：上次使用的，否则内置模型]",
+        ),
+    ),
+    click.option(
+        "--ctx",
+        type=click.IntRange(64),
+        help=say(
+            "Context in tokens. [default: the model's, or less if memory is short]",
+            "上下文长度（词元）。[默认：模型的长度，内存不足时缩短]",
+        ),
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(1, 1024),
+        help=say("Threads. [default: by cores and model size]", "线程数。[默认：按核心数与模型大小]"),
+    ),
+    click.option(
+        "--gpu-layers",
+        type=click.IntRange(0),
+        help=say(
+            "Layers on the GPU, the output as one more. [default: as many as fit]",
+            "放到 GPU 的层数，输出层另计一层。[默认：能放多少放多少]",
+        ),
+    ),
+    click.option(
+        "--kv",
+        type=click.Choice(["f16", "q8_0"]),
+        help=say(
+            "How keys and values are kept. [default: f16, or q8_0 if memory is short]",
+            "KV 缓存的类型。[默认：f16，内存不足时为 q8_0]",
+        ),
+    ),
+)
+_MORE_LOADING_OPTIONS = (
+    click.option(
+        "--device",
+        metavar="NAMES",
+        help=say(
+            "GPUs to use, e.g. CUDA0,CUDA1, or cpu. [default: all]",
+            "使用的 GPU，如 CUDA0,CUDA1，或 cpu。[默认：全部]",
+        ),
+    ),
+    click.option(
+        "--no-mmap",
+        is_flag=True,
+        help=say("Read the file instead of mapping it.", "读入文件而不是映射文件。"),
+    ),
+    click.option("--mlock", is_flag=True, help=say("Keep the weights in RAM.", "把权重锁定在内存中。")),
+    click.option(
+        "--force-fit",
+        is_flag=True,
+        help=say("Load even if memory seems too short.", "即使内存似乎不足也加载。"),
+    ),
+)
+_SAMPLING_OPTIONS = (
+    click.option("--max-tokens", type=click.IntRange(1), help=say("Longest answer in tokens.", "回答的最大词元数。")),
+    click.option("--temp", type=Number(0), help=say("Temperature; 0 is greedy.", "温度；0 即贪心。")),
+    click.option(
+        "--top-k",
+        type=click.IntRange(0),
+        help=say("Draw from this many likeliest tokens.", "只从概率最高的若干词元中抽取。"),
+    ),
+    click.option(
+        "--top-p",
+        type=Number(0, 1),
+        help=say("Draw from the likeliest tokens of this total probability.", "只从累计概率达到此值的词元中抽取。"),
+    ),
+    click.option(
+        "--repeat-penalty",
+        type=Number(0, min_open=True),
+        help=say("Repetition penalty; 1 is none.", "重复惩罚；1 表示不惩罚。"),
+    ),
+    click.option("--seed", type=click.IntRange(0, 2**32 - 2), help=say("Seed of the random draws.", "随机种子。")),
+    click.option("--greedy", is_flag=True, help=say("Always the likeliest token.", "总是取最可能的词元。")),
+)
+
+
+def _with_options(function: F, options: Sequence[Callable[[F], F]]) -> F:
+    """A command with options that the help lists in this order."""
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
 def model_options(function: F) -> F:
     """-m and how to load it."""
     return _model_options(function, "--batch-size")
@@ -39,101 +130,18 @@ def model_options_alone(function: F) -> F:
 
 
 def _model_options(function: F, *batch_names: str) -> F:
-    for option in (
-        click.option(
-            "--force-fit",
-            is_flag=True,
-            help=say("Load even if memory seems too short.", "即使内存似乎不足也加载。"),
-        ),
-        click.option("--mlock", is_flag=True, help=say("Keep the weights in RAM.", "把权重锁定在内存中。")),
-        click.option(
-            "--no-mmap",
-            is_flag=True,
-            help=say("Read the file instead of mapping it.", "读入文件而不是映射文件。"),
-        ),
-        click.option(
-            "--device",
-            metavar="NAMES",
-            help=say(
-                "GPUs to use, e.g. CUDA0,CUDA1, or cpu. [default: all]",
-                "使用的 GPU，如 CUDA0,CUDA1，或 cpu。[默认：全部]",
-            ),
-        ),
-        click.option(
-            *batch_names,
-            "batch_size",
-            type=click.IntRange(1, 16384),
-            help=say("Tokens of the prompt read at once. [default: 512]", "一次读入的提示词元数。[默认：512]"),
-        ),
-        click.option(
-            "--kv",
-            type=click.Choice(["f16", "q8_0"]),
-            help=say(
-                "How keys and values are kept. [default: f16, or q8_0 if memory is short]",
-                "KV 缓存的类型。[默认：f16，内存不足时为 q8_0]",
-            ),
-        ),
-        click.option(
-            "--gpu-layers",
-            type=click.IntRange(0),
-            help=say(
-                "Layers on the GPU, the output as one more. [default: as many as fit]",
-                "放到 GPU 的层数，输出层另计一层。[默认：能放多少放多少]",
-            ),
-        ),
-        click.option(
-            "--threads",
-            type=click.IntRange(1, 1024),
-            help=say("Threads. [default: by cores and model size]", "线程数。[默认：按核心数与模型大小]"),
-        ),
-        click.option(
-            "--ctx",
-            type=click.IntRange(64),
-            help=say(
-                "Context in tokens. [default: the model's, or less if memory is short]",
-                "上下文长度（词元）。[默认：模型的长度，内存不足时缩短]",
-            ),
-        ),
-        click.option(
-            "-m",
-            "--model",
-            help=say(
-                "The GGUF file. [default: the last used, else the bundled one]",
-                "GGUF 文件。[默认：上次使用的，否则内置模型]",
-            ),
-        ),
-    ):
-        function = option(function)
-    return function
+    batch = click.option(
+        *batch_names,
+        "batch_size",
+        type=click.IntRange(1, 16384),
+        help=say("Tokens of the prompt read at once. [default: 512]", "一次读入的提示词元数。[默认：512]"),
+    )
+    return _with_options(function, (*_LOADING_OPTIONS, batch, *_MORE_LOADING_OPTIONS))
 
 
 def sampling_options(function: F) -> F:
     """How the next token is drawn; what is not given is as the release has it."""
-    for option in (
-        click.option("--greedy", is_flag=True, help=say("Always the likeliest token.", "总是取最可能的词元。")),
-        click.option("--seed", type=click.IntRange(0, 2**32 - 2), help=say("Seed of the random draws.", "随机种子。")),
-        click.option(
-            "--repeat-penalty",
-            type=Number(0, min_open=True),
-            help=say("Repetition penalty; 1 is none.", "重复惩罚；1 表示不惩罚。"),
-        ),
-        click.option(
-            "--top-p",
-            type=Number(0, 1),
-            help=say("Draw from the likeliest tokens of this total probability.", "只从累计概率达到此值的词元中抽取。"),
-        ),
-        click.option(
-            "--top-k",
-            type=click.IntRange(0),
-            help=say("Draw from this many likeliest tokens.", "只从概率最高的若干词元中抽取。"),
-        ),
-        click.option("--temp", type=Number(0), help=say("Temperature; 0 is greedy.", "温度；0 即贪心。")),
-        click.option(
-            "--max-tokens", type=click.IntRange(1), help=say("Longest answer in tokens.", "回答的最大词元数。")
-        ),
-    ):
-        function = option(function)
-    return function
+    return _with_options(function, _SAMPLING_OPTIONS)
 
 
 def stop_option(function: F) -> F:

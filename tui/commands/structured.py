@@ -57,35 +57,45 @@ def structured_options(function: F) -> F:
 def with_constraint(given: dict[str, Any]) -> dict[str, Any]:
     """The arguments with the options' files read, and what they ask for as `constraint` (None: nothing).
 
+    `constraint_file` is the one it was read from, if any.
+
     Raises UsageError for more than one of them, one that cannot be read or kept, and for --stop beside it.
     """
-    asked = [name for name in _OPTIONS if given[name]]
+    asked = [name for name in _OPTIONS if given[name] not in (None, ())]
     if not asked:
-        return {**given, "constraint": None}
+        return {**given, "constraint": None, "constraint_file": None}
     names = ", ".join("--" + name.replace("_", "-") for name in asked)
     if len(asked) > 1:
-        raise UsageError(say(f"{names}: only one of them.", f"{names}：只能使用其中一个。"))
+        raise UsageError(
+            say(f"{names}: only one of them can be kept.", f"{names}：只能使用其中一个。"),
+            say("Leave the others out.", "请去掉其余的。"),
+        )
     if given["stop"]:
         raise UsageError(
             say(f"--stop would cut what {names} keeps whole.", f"--stop 会截断 {names} 要保证完整的回答。"),
             say("Leave one of them out.", "请去掉其中一个。"),
         )
-    return {**given, **_READERS[asked[0]](given[asked[0]])}
+    if given[asked[0]] == "":  # as from a script's variable that is not set
+        raise UsageError(
+            say(f"{names} is empty.", f"{names} 为空。"), say("Give a file, or leave it out.", "请给出文件，或去掉它。")
+        )
+    return {**given, "constraint_file": None, **_READERS[asked[0]](given[asked[0]])}
 
 
 def _json_schema(text: str) -> dict[str, Any]:
     from bq.runtime.constraint import by_json_schema
     from bq.runtime.json_schema import parse_schema
 
-    schema = parse_schema(text if text.lstrip().startswith("{") else read_text(text))
-    return {"json_schema": json.dumps(schema), "constraint": by_json_schema(schema)}
+    file = None if text.lstrip().startswith("{") else Path(text).expanduser()
+    schema = parse_schema(text if file is None else read_text(text))
+    return {"json_schema": json.dumps(schema), "constraint": by_json_schema(schema), "constraint_file": file}
 
 
 def _grammar(path: str) -> dict[str, Any]:
     from bq.runtime.constraint import by_grammar
 
     text = read_text(path)
-    return {"grammar": text, "constraint": by_grammar(text)}
+    return {"grammar": text, "constraint": by_grammar(text), "constraint_file": Path(path).expanduser()}
 
 
 def _choices(lines: tuple[str, ...]) -> dict[str, Any]:
@@ -131,14 +141,21 @@ def read_text(name: str) -> str:
             data = file.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UsageError(say(f"{name} cannot be read: {reason}.", f"无法读取 {name}：{reason}。")) from None
+        raise UsageError(
+            say(f"{name} cannot be read: {reason}.", f"无法读取 {name}：{reason}。"),
+            say("Give the path of a file that you may read.", "请给出有读取权限的文件的路径。"),
+        ) from None
     if len(data) > MOST_BYTES:
-        raise UsageError(say(f"{name} is larger than 1 MiB.", f"{name} 超过 1 MiB。"))
+        raise UsageError(
+            say(f"{name} is larger than 1 MiB.", f"{name} 超过 1 MiB。"),
+            say("Use a smaller one.", "请使用更小的文件。"),
+        )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(
-            say(f"{name} is no UTF-8 text: byte {error.start}.", f"{name} 不是 UTF-8 文本：第 {error.start} 字节。")
+            say(f"{name} is no UTF-8 text: byte {error.start}.", f"{name} 不是 UTF-8 文本：第 {error.start} 字节。"),
+            say("Save it as UTF-8.", "请另存为 UTF-8。"),
         ) from None
 
 
@@ -184,5 +201,6 @@ def check_whole(stop: str, text: str | None) -> None:
         json.loads(text)
     except ValueError as error:
         raise BqError(
-            say(f"A defect of bq: the answer is no JSON ({error}).", f"程序缺陷：回答不是 JSON（{error}）。")
+            say(f"A defect of bq: the answer is no JSON ({error}).", f"程序缺陷：回答不是 JSON（{error}）。"),
+            say("Report it with the schema.", "请连同该模式一并报告。"),
         ) from None
