@@ -21,7 +21,12 @@ from collections.abc import Iterable, Sequence
 BLOCK = 256  # cells: the padding of llama_kv_cache::get_n_kv
 WIDTHS = (2, 7, 16)  # tokens in one step, the sampled one and guesses; from 8 on llama.cpp has other K-quant kernels
 _TOKEN_BITS = 32
-_NGRAM = 4  # tokens that a search looks at; beyond, the run of right guesses tells more
+_NGRAMS = (
+    2,
+    3,
+    4,
+)  # lengths that a search looks for, one more than the last each; the run of right guesses tells the rest
+_LEAST_CHANCE = 0.3  # of the next guess; 2 tokens in one step cost more than that saves
 _LEAST_GAIN = 1.05  # tokens per time against steps of one token
 _TRIAL_GAIN = 1.2  # what a width must promise beyond the proven ones to be tried
 _TRIAL_CHANCE = 0.7  # that all its guesses are right: else it may show nothing
@@ -31,7 +36,8 @@ _CREDIT_EACH = 0.5  # more of them for each answer
 _LOAN = 3.0  # of them beyond that where guesses have turned out right, made or not: what is lost then soon comes back
 _SURE = 0.85  # chance of the next guess from which on that holds
 _MOST_CREDIT = 6.0  # savings do not allow more losses than this later
-_PRIOR_COST = 0.3  # of a further token in a step, before it is measured (one CPU thread; more threads or a GPU: less)
+# Time of a step before it is measured, a step of one token being 1 (one CPU thread; more threads or a GPU: less).
+_PRIOR_COSTS = {width: 1 + 0.3 * (width - 1) for width in WIDTHS}
 _FIRST_SINGLES = 3  # steps that are timed before anything is guessed
 _BLEND = 0.2  # weight of a new measurement; the first few weigh more
 _OUTLIER = 3.0  # a time beyond so many times what was expected says more of the machine than of the step
@@ -53,7 +59,7 @@ class Steps:
     def __init__(self) -> None:
         self.credit = _CREDIT
         self._one = 0.0  # seconds of a step of one token after another such step
-        self._costs = {width: _prior_cost(width) for width in WIDTHS}
+        self._costs = dict(_PRIOR_COSTS)
         self._measured = dict.fromkeys(WIDTHS, 0)
         self._singles = 0
         self._last, self._last_time = 0, 1.0  # the last step's width (0: no step of an answer) and time in single steps
@@ -111,8 +117,8 @@ class Steps:
     def _time_single(self, seconds: float) -> None:
         self._singles += 1
         self._one += _BLEND * (min(seconds, _OUTLIER * self._one) - self._one) if self._one else seconds
-        for width in WIDTHS:
-            self._costs[width] += _FORGET * (_prior_cost(width) - self._costs[width])
+        for width, prior in _PRIOR_COSTS.items():
+            self._costs[width] += _FORGET * (prior - self._costs[width])
 
     def _blend(self, width: int, time: float) -> None:
         """A new measurement of a width; the first one also says something of the wider ones."""
@@ -122,11 +128,7 @@ class Steps:
         for wider in WIDTHS:
             if wider > width and not self._measured[wider]:
                 in_line = 1 + (self._costs[width] - 1) / (width - 1) * (wider - 1)
-                self._costs[wider] = (in_line + _prior_cost(wider)) / 2
-
-
-def _prior_cost(width: int) -> float:
-    return 1 + _PRIOR_COST * (width - 1)
+                self._costs[wider] = (in_line + _PRIOR_COSTS[wider]) / 2
 
 
 def _packed(ids: Sequence[int], n: int) -> list[int]:
@@ -145,8 +147,8 @@ class Draft:
         self.steps.begin()
         self._ids = ids = list(prompt_ids)
         # by length: the n-gram, packed, to the position after its last occurrence
-        self._after = [dict(zip(_packed(ids, n), range(n, len(ids)), strict=False)) for n in range(1, _NGRAM + 1)]
-        self._ends = self._last_grams()
+        self._after = [dict(zip(_packed(ids, n), range(n, len(ids)), strict=False)) for n in _NGRAMS]
+        self._ends = [_packed(ids[-n:], n)[0] for n in (1, *_NGRAMS) if n <= len(ids)]
         self._source = 0  # the position whose token is guessed to come next; 0: nothing is
         self._run = 0  # the n-gram's length and the right guesses since
         self._right = [rate * _PRIOR_WEIGHT for rate in _PRIOR_RIGHT]
@@ -162,10 +164,11 @@ class Draft:
             level = min(self._run, _LEVELS - 1)
             self._right[level] = self._right[level] * _MEMORY + is_right
             self._tried[level] = self._tried[level] * _MEMORY + 1
-        for after, gram in zip(self._after, self._ends, strict=False):
+        ends = self._ends  # the n-grams at the end, packed, from one token up
+        for after, gram in zip(self._after, ends[1:], strict=False):
             after[gram] = len(ids)
         ids.append(token)
-        self._ends = self._last_grams()
+        self._ends = [token, *(gram << _TOKEN_BITS | token for gram in ends[: len(_NGRAMS)])]
         self._sums.clear()
         if is_right:
             self._source += 1
@@ -175,7 +178,7 @@ class Draft:
 
     def propose(self) -> list[int]:
         """The tokens that may come after the last one, [] where guessing does not pay or has not been proven the same."""
-        if not self._source or not self.steps.is_known:
+        if not self._may_pay():
             return []
         steps, (block, space) = self.steps, self._place()
         width, gain = self._best(
@@ -187,10 +190,9 @@ class Draft:
 
     def trial(self) -> list[int]:
         """The guesses to try a width with that is not proven here and promises more than those that are; [] for none."""
-        steps = self.steps
-        if not self._source or not steps.is_known or self._credit() < steps.cost(WIDTHS[0]):
+        if not self._may_pay():
             return []
-        block, space = self._place()
+        steps, (block, space) = self.steps, self._place()
         proven = [width for width in WIDTHS if width <= space and steps.is_same(width, block)]
         width, gain = self._best(
             width
@@ -221,20 +223,17 @@ class Draft:
         return self.steps.credit + (_LOAN if self._chance(2) >= _SURE else 0)
 
     def _find(self) -> None:
-        for n in range(len(self._ends), 0, -1):
-            source = self._after[n - 1].get(self._ends[n - 1], 0)
+        for at in range(len(self._ends) - 1, 0, -1):
+            source = self._after[at - 1].get(self._ends[at], 0)
             if source:
-                self._source, self._run = source, n
+                self._source, self._run = source, _NGRAMS[at - 1]
                 return
         self._source = self._run = 0
 
-    def _last_grams(self) -> list[int]:
-        """The n-grams at the end, packed, from one token up."""
-        grams, gram = [], 0
-        for n, token in enumerate(self._ids[: -_NGRAM - 1 : -1]):
-            gram |= token << _TOKEN_BITS * n
-            grams.append(gram)
-        return grams
+    def _may_pay(self) -> bool:
+        """Whether it is worth the time to work out what guessing gives."""
+        level = min(self._run, _LEVELS - 1)
+        return bool(self._source) and self.steps.is_known and self._right[level] >= _LEAST_CHANCE * self._tried[level]
 
     def _place(self) -> tuple[int, int]:
         """The block of the newest token, which is not decoded yet, and the positions from it to the block's end."""

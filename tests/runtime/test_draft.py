@@ -61,7 +61,7 @@ def eager(proven: bool = False) -> Eager:
 
 
 def expected_guesses(prompt: Sequence[int], answer: Sequence[int], count: int) -> list[list[int]]:
-    """By the definition: the last occurrence of the longest n-gram of up to 4, followed as long as it is right."""
+    """By the definition: the last occurrence of the longest n-gram of 2 to 4, followed as long as it is right."""
     ids, source, guesses = list(prompt), -1, []
     for token in [None, *answer]:
         if token is not None:
@@ -69,7 +69,7 @@ def expected_guesses(prompt: Sequence[int], answer: Sequence[int], count: int) -
             ids.append(token)
             source = source + 1 if is_right else -1
         if source < 0:
-            for n in (4, 3, 2, 1):
+            for n in (4, 3, 2):
                 ends = [end for end in range(n, len(ids)) if n <= len(ids) and ids[end - n : end] == ids[-n:]]
                 if ends:
                     source = ends[-1]
