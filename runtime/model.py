@@ -16,7 +16,7 @@ from bq.runtime.engine import Engine
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.generation import Generation, Options
 from bq.runtime.gguf_file import GgufFile
-from bq.runtime.known import describe_file, file_warnings, roles_of
+from bq.runtime.known import base_refusal, describe_file, file_warnings, roles_of
 from bq.runtime.language import say
 from bq.runtime.llama import library
 from bq.runtime.prompt import Message, Prompt, Role, fitting, measure_prompt
@@ -109,13 +109,7 @@ class Model:
         Raises BqError for a Base file unless forced, and where the newest message does not fit into the context.
         """
         if self.info.variant == "base" and not force:
-            raise UsageError(
-                say(
-                    f"{self.info.name} is a Base model: it goes on with a text and answers no one.",
-                    f"{self.info.name} 是 Base 模型：它只会续写文本，不会对话。",
-                ),
-                say("Use `bq complete`, or a Chat release.", "请使用 `bq complete`，或改用 Chat 版本。"),
-            )
+            raise base_refusal(self.info.name)
         options = options.replaced(keywords)
         return self._generate(self.prompt(messages, options.max_tokens), options)
 
