@@ -3,6 +3,8 @@
 `bq` prints `str(error)` and exits with `exit_code`; anything that is not a BqError is a defect of bq.
 """
 
+_FULL_WIDTH_STOPS = ("。", "！", "？", "：", "；")
+
 
 class BqError(Exception):
     """A failure that the user can understand and mend.
@@ -18,7 +20,9 @@ class BqError(Exception):
         super().__init__(self.cause, self.remedy)
 
     def __str__(self) -> str:
-        return f"{self.cause} {self.remedy}" if self.remedy else self.cause
+        if not self.remedy:
+            return self.cause
+        return self.cause + ("" if self.cause.endswith(_FULL_WIDTH_STOPS) else " ") + self.remedy
 
 
 def _line(text: str) -> str:

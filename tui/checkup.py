@@ -78,14 +78,24 @@ def examine(paths: Sequence[Path]) -> Checkup:
 def _check(path: Path, machine: Machine) -> Checked:
     from bq.runtime.loading import choose
     from bq.runtime.structure import check_structure
+    from bq.tui.chosen_model import refuse_folder
 
     options = LoadOptions()
     try:
+        refuse_folder(path)
         file = read_gguf(path)
         check_structure(file)
         known, warnings = describe_file(file), file_warnings(file)
     except BqError as error:
         return Checked(path, error=error)
+    except OSError as error:  # a folder above that may not be entered, a file that cannot be mapped
+        return Checked(
+            path,
+            error=BqError(
+                say(f"{path} cannot be read: {error.strerror}.", f"无法读取 {path}：{error.strerror}。"),
+                say("Check the permissions.", "请检查权限。"),
+            ),
+        )
     try:
         plan = choose(file, machine, options)[0]
     except BqError as error:

@@ -20,20 +20,34 @@ def home() -> Path:
 
 
 def choose_model(given: str | None) -> Path:
-    """The GGUF file to run. Raises UsageError if the one given is a folder, BqError if the bundled one cannot be made."""
+    """The GGUF file to run. Raises UsageError if the one given is none, BqError if the bundled one cannot be made."""
     if given is not None:
-        path = Path(given).expanduser()
-        if path.is_dir():
+        if not given:
             raise UsageError(
-                say(f"{path} is a checkpoint's folder.", f"{path} 是检查点文件夹。"),
-                say(f"Convert it first: bq convert {path}", f"请先转换：bq convert {path}"),
+                say("The model's name is empty.", "模型名称为空。"),
+                say("Give a GGUF file, or leave out -m.", "请给出 GGUF 文件，或去掉 -m。"),
             )
+        path = Path(given).expanduser()
+        refuse_folder(path)
         return path
     last = _last_model()
     if last is not None:
         _note(say(f"Model: {last} (the last one used)", f"模型：{last}（上次使用）"))
         return last
     return _bundled_model()
+
+
+def refuse_folder(path: Path) -> None:
+    """Raise UsageError for a folder, with the way to a model if it is a checkpoint's."""
+    if (path / "config.json").is_file():
+        raise UsageError(
+            say(f"{path} is a checkpoint's folder.", f"{path} 是检查点文件夹。"),
+            say(f"Convert it first: bq convert {path}", f"请先转换：bq convert {path}"),
+        )
+    if path.is_dir():
+        raise UsageError(
+            say(f"{path} is a folder; give a GGUF file.", f"{path} 是文件夹；请给出 GGUF 文件。"),
+        )
 
 
 def remember_model(path: Path) -> None:

@@ -67,7 +67,7 @@ def session_in_use(given: str | None) -> Iterator[KeptSession | None]:
     from bq.runtime.atomic_file import in_use
     from bq.runtime.session_file import open_session
 
-    path = Path(given).expanduser()
+    path = _checked_path(given)
     with in_use(path):
         stored = open_session(path) if path.exists() else None
         try:
@@ -75,6 +75,20 @@ def session_in_use(given: str | None) -> Iterator[KeptSession | None]:
         finally:
             if stored is not None:
                 stored.close()
+
+
+def _checked_path(given: str) -> Path:
+    """Raises UsageError for what can be no file's name."""
+    path = Path(given).expanduser()
+    if not given or path.is_dir():
+        what = say(f"{given} is a folder.", f"{given} 是文件夹。") if given else say("It is empty.", "名称为空。")
+        raise UsageError(f"--session{say(': ', '：')}{what}", say("Give a file's name.", "请给出文件名。"))
+    if not path.parent.is_dir():
+        raise UsageError(
+            say(f"There is no folder {path.parent}.", f"没有文件夹 {path.parent}。"),
+            say("Make it first, or give another --session.", "请先创建，或换一个 --session。"),
+        )
+    return path
 
 
 def print_note(session: KeptSession) -> None:

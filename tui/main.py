@@ -3,25 +3,70 @@
 `--lang` and `--debug` are taken wherever they stand, because help texts are made when the commands are.
 """
 
+import errno
 import os
 import signal
 import sys
-import traceback
 
 from bq.runtime.errors import BqError
 from bq.runtime.language import LANGUAGES, say, set_language
 
+_STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))  # by descriptor
+
 
 def main() -> None:
-    """Run `bq` with the process's arguments and exit."""
+    """Run `bq` with the process's arguments and exit; an interrupt at any moment ends in one line."""
+    try:
+        try:
+            # A terminated conversion cleans up like an interrupted one.
+            signal.signal(signal.SIGTERM, _interrupt)
+            status = _main()
+        finally:
+            _ignore_interrupts()
+    except KeyboardInterrupt:
+        status = _stopped()
+    sys.exit(status)
+
+
+def _main() -> int:
+    has_stdout = _open_closed_streams()
     arguments, debug = _take_global_options(sys.argv[1:])
+    if not has_stdout:
+        print(
+            say("bq: stdout is closed. Give it a file or a terminal.", "bq：标准输出已关闭。请指向文件或终端。"),
+            file=sys.stderr,
+        )
+        return 1
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # A pipe or file on Windows has the old code page otherwise, which has no Chinese.
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")
-    # A terminated conversion cleans up like an interrupted one.
-    signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(run(arguments, debug))
+    return run(arguments, debug)
+
+
+def _open_closed_streams() -> bool:
+    """Put the null device where a standard stream is closed, or the next file opened would take its descriptor.
+
+    Returns whether stdout was open.
+    """
+    has_stdout = sys.stdout is not None
+    for name, mode in _STREAMS:
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: the stream's own
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8"))
+    return has_stdout
+
+
+def _ignore_interrupts() -> None:
+    """From here on the exit status is settled; Python's own end would show a trace, or be ended by the signal."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _stopped() -> int:
+    print(say("\nStopped.", "\n已停止。"), file=sys.stderr)
+    return 130
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -57,18 +102,17 @@ def run(arguments: list[str], debug: bool) -> int:
         _drop_stdout()
         return 0
     except (KeyboardInterrupt, click.Abort):
-        print(say("\nStopped.", "\n已停止。"), file=sys.stderr)
-        return 130
+        return _stopped()
     except BqError as error:
         if debug:
-            traceback.print_exc()
+            _print_trace()
         print(f"bq: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:  # what the machine refuses: a full disk, a folder without permission
         if debug:
-            traceback.print_exc()
+            _print_trace()
         _drop_stdout()
-        print(f"bq: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
+        print(f"bq: {_of_machine(error)}", file=sys.stderr)
         return 1
     except Exception as error:
         if debug:
@@ -81,6 +125,31 @@ def run(arguments: list[str], debug: bool) -> int:
             file=sys.stderr,
         )
         return 1
+
+
+def _print_trace() -> None:
+    import traceback
+
+    traceback.print_exc()
+
+
+def _of_machine(error: OSError) -> BqError:
+    """What the machine refuses, and what to do about it."""
+    named = f": {error.filename}" if error.filename else ""
+    remedies = {
+        errno.EACCES: say("Check the permissions.", "请检查权限。"),
+        errno.EPERM: say("Check the permissions.", "请检查权限。"),
+        errno.EROFS: say("Choose another place.", "请换一个位置。"),
+        errno.ENOSPC: say("Free some space.", "请腾出空间。"),
+        errno.EDQUOT: say("Free some space.", "请腾出空间。"),
+        errno.ENOENT: say("Check the name.", "请检查名称。"),
+        errno.ENAMETOOLONG: say("Choose a shorter one.", "请换一个较短的名称。"),
+        errno.EMFILE: say("Raise the limit of open files (ulimit -n).", "请提高打开文件数的上限（ulimit -n）。"),
+        errno.ENOMEM: say("Close other programs.", "请关闭其他程序。"),
+        errno.EIO: say("Check the disk.", "请检查磁盘。"),
+    }
+    remedy = remedies.get(error.errno or 0, say("Check the file and the disk.", "请检查文件与磁盘。"))
+    return BqError(f"{error.strerror or error}{named}{say('.', '。')}", remedy)
 
 
 def _drop_stdout() -> None:

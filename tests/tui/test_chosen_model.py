@@ -27,7 +27,12 @@ def test_the_users_folder_is_understood(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert choose_model("~/x.gguf") == tmp_path / "x.gguf"
 
 
-def test_a_folder_is_to_be_converted_first(tmp_path: Path) -> None:
+def test_a_checkpoints_folder_is_to_be_converted_first_and_another_is_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is a folder; give a GGUF file\.$"):
+        choose_model(str(tmp_path))
+    with pytest.raises(UsageError, match=r"name is empty\. Give a GGUF file"):
+        choose_model("")
+    (tmp_path / "config.json").touch()
     with pytest.raises(UsageError, match="Convert it first: bq convert"):
         choose_model(str(tmp_path))
 

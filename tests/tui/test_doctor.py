@@ -95,9 +95,14 @@ def test_in_chinese(bq: Bq, path: Path) -> None:
 
 def test_models_that_cannot_be_run_say_why_and_the_others_stand(bq: Bq, path: Path, tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_text("no model")
-    done = bq("doctor", tmp_path / "x.gguf", tmp_path / "none.gguf", path)
+    (tmp_path / "folder").mkdir()
+    names = (tmp_path / "x.gguf", tmp_path / "none.gguf", tmp_path / "folder", tmp_path / ("n" * 300), path)
+    done = bq("doctor", *names)
     said = done.stdout.decode()
-    assert done.returncode == 1
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert [line for line in said.splitlines() if line.startswith(str(tmp_path))] == list(map(str, names[:-1]))
+    assert f"  {tmp_path / 'folder'} is a folder; give a GGUF file." in said
+    assert "cannot be read: File name too long. Check" in said
     assert [line for line in said.splitlines() if line.startswith("  x.gguf ")]
     assert "  There is no file" in said
     assert "KV f16" in said

@@ -1,5 +1,7 @@
 """What holds for every command: languages, wrong uses, exit statuses, and failures in one clear line."""
 
+import errno
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from bq.runtime.errors import BqError, Cancelled, UsageError
 from bq.tui import main
 from bq.tui.cli import COMMANDS, cli
 from tests.tui.conftest import Bq
+
+posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals, descriptors and terminals")
 
 
 @pytest.mark.parametrize(
@@ -89,6 +93,106 @@ def test_a_failure_is_one_line(
 ) -> None:
     assert _run(monkeypatch, error) == status
     assert capsys.readouterr() == ("", shown)
+
+
+@pytest.mark.parametrize(
+    ("number", "language", "shown"),
+    [
+        (errno.EACCES, "en", "bq: Permission denied: x. Check the permissions.\n"),
+        (errno.ENOSPC, "en", "bq: No space left on device: x. Free some space.\n"),
+        (errno.ENOSPC, "zh", "bq: No space left on device: x。请腾出空间。\n"),
+        (errno.ENOTTY, "en", f"bq: {os.strerror(errno.ENOTTY)}: x. Check the file and the disk.\n"),
+    ],
+)
+def test_what_the_machine_refuses_comes_with_a_remedy(bq_command: Path, number: int, language: str, shown: str) -> None:
+    code = (
+        "import sys\nfrom bq.tui import cli, main\n"
+        f"def refuse(*_, **__): raise OSError({number}, {os.strerror(number)!r}, 'x')\n"
+        "cli.cli.main = refuse\nmain.main()\n"
+    )
+    done = _python(bq_command, code, "--lang", language)
+    assert (done.returncode, done.stdout, done.stderr.decode()) == (1, b"", shown)
+
+
+def _python(bq_command: Path, code: str, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
+    python = bq_command.with_name("python")
+    return subprocess.run([python, "-c", code, *arguments], capture_output=True, timeout=60, check=False)
+
+
+def test_after_a_full_width_stop_no_space_is_left() -> None:
+    assert str(BqError("错了。", "请改正。")) == "错了。请改正。"
+    assert str(BqError("错了", "请改正。")) == "错了 请改正。"
+
+
+@posix
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("module", ["click", "bq.tui.commands.models"])
+def test_an_interrupt_while_bq_is_starting_is_one_line(bq_command: Path, name: str, module: str) -> None:
+    code = (
+        "import os, signal, sys\nfrom bq.tui import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}: os.kill(os.getpid(), signal.{name})\n"
+        "sys.meta_path.insert(0, Interrupting())\nmain.main()\n"
+    )
+    done = _python(bq_command, code, "models", "--lang", "en")
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (130, b"", b"Stopped.")
+
+
+@posix
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interrupt_when_all_is_done_changes_nothing(bq_command: Path, name: str) -> None:
+    code = (
+        "import atexit, os, signal\nfrom bq.tui import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"atexit.register(lambda: os.kill(os.getpid(), signal.{name}))\nmain.main()\n"
+    )
+    done = _python(bq_command, code, "--version")
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@posix
+def test_closed_streams_are_no_defect(bq_command: Path, tmp_path: Path) -> None:
+    def shell(redirected: str, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
+        command = ["sh", "-c", f'exec "$0" "$@" {redirected}', bq_command, *arguments, "--lang", "en"]
+        return subprocess.run(command, capture_output=True, timeout=60, check=False)
+
+    assert shell("<&-", "models").returncode == 0
+    assert shell("2>&-", "models").returncode == 0
+    done = shell("<&-", "run", "-m", "none.gguf", "hello")
+    assert (done.returncode, done.stderr.startswith(b"bq: There is no file")) == (1, True)
+    done = shell("<&- 2>&-", "run", "-m", "none.gguf", "hello")
+    assert (done.returncode, done.stdout) == (1, b"")
+    for closed in (">&-", "<&- >&-"):
+        done = shell(closed, "models")
+        assert (done.returncode, done.stderr) == (1, b"bq: stdout is closed. Give it a file or a terminal.\n")
+
+
+@posix
+def test_a_closed_streams_descriptor_is_taken_by_no_other_file(bq_command: Path, tmp_path: Path) -> None:
+    code = (
+        "import os\nfrom bq.tui import main\n"
+        "main.run = lambda *_: os.open('/', os.O_RDONLY)\nmain.main()\n"  # its status is the descriptor
+    )
+    command = ["sh", "-c", 'exec "$0" -c "$1" <&- 2>&-', bq_command.with_name("python"), code]
+    assert subprocess.run(command, capture_output=True, check=False).returncode >= 3
+
+
+@posix
+@pytest.mark.parametrize("redirected", ["</dev/null", ">/dev/null", "2>/dev/null"])
+def test_chat_is_refused_where_there_is_no_terminal(bq_command: Path, redirected: str) -> None:
+    """On a terminal but for one stream; whatever is not a terminal is told before anything is looked at."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    command = ["sh", "-c", f'exec "$0" "$@" {redirected}', bq_command, "chat", "--lang", "en", "--session", "/none/x"]
+    done = subprocess.run(command, stdin=theirs, stdout=theirs, stderr=theirs, timeout=60, check=False)
+    assert done.returncode == 2
+    if redirected != "2>/dev/null":
+        assert os.read(ours, 999) == b"bq: bq chat needs a terminal; in pipes use `bq run`.\r\n"
+    os.close(ours)
+    os.close(theirs)
 
 
 def test_a_defect_is_called_one_and_debug_shows_its_trace(

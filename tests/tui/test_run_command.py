@@ -95,15 +95,34 @@ def test_no_instruction_is_a_wrong_use(bq: Bq, speaker: Path, arguments: tuple[s
     assert lines(done.stderr) == ['bq: There is no instruction. Try: bq run "…"']
 
 
-def test_bytes_that_are_no_text_do_no_harm(bq: Bq, speaker: Path) -> None:
-    assert bq("run", "-m", speaker, *GREEDY, "hello", stdin=b"\xff\x00\xe6\xa8").returncode == 0
+def test_bytes_that_are_no_text_are_a_wrong_use(bq: Bq, speaker: Path) -> None:
+    done = bq("run", "-m", speaker, *GREEDY, "hello", stdin=b"h\xc3\xa9\xff\x00")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert lines(done.stderr) == ["bq: stdin is no UTF-8 text: byte 4. Give it as UTF-8."]
+
+
+@posix
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (("run", "h\u00e9\udcff"), "INSTRUCTION"),
+        (("run", "hi", "--system", "h\u00e9\udcff"), "--system"),
+        (("run", "hi", "--stop", "h\u00e9\udcff"), "--stop"),
+        (("complete", "h\u00e9\udcff"), "TEXT"),
+        (("complete", "hi", "--stop", "h\u00e9\udcff"), "--stop"),
+    ],
+)
+def test_arguments_that_are_no_text_are_a_wrong_use(bq: Bq, arguments: tuple[str, ...], name: str) -> None:
+    done = bq(*arguments, "-m", "none.gguf")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert lines(done.stderr) == [f"bq: {name} is no UTF-8 text: byte 4. Give it as UTF-8."]
 
 
 def test_a_message_too_long_is_one_line(bq: Bq, speaker: Path) -> None:
-    done = bq("run", "-m", speaker, *GREEDY, stdin=b"!" * 5000)
+    done = bq("run", "-m", speaker, *GREEDY, stdin=b"!" * 700)
     assert (done.returncode, done.stdout) == (1, b"")
     (line,) = lines(done.stderr)
-    assert line.startswith("bq: The message needs 5002 tokens")
+    assert line.startswith("bq: The message needs 702 tokens")
 
 
 def test_complete_goes_on_with_a_text(bq: Bq, base: Path) -> None:
@@ -130,7 +149,7 @@ def test_a_model_that_is_none_is_one_line(bq: Bq, speaker: Path, tmp_path: Path,
         words = "There is no file"
     elif kind == "folder":
         path.mkdir()
-        words, status = "Convert it first: bq convert", 2
+        words, status = "is a folder; give a GGUF file.", 2
     elif kind == "checkpoint":
         path.mkdir()
         (path / "config.json").write_text("{}")

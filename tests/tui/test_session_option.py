@@ -94,13 +94,28 @@ def test_a_damaged_session_is_refused_before_a_model_is_loaded(bq: Bq, tmp_path:
     path = tmp_path / "s"
     path.write_bytes(b"bqsess\r\n" + b"x" * 999)
     before = path.read_bytes()
-    for command in (("run", "-m", "none.gguf", "hello"), ("chat", "-m", "none.gguf")):
-        done = bq(*command, "--session", path)
-        assert (done.returncode, done.stdout) == (1, b"")
-        (line,) = lines(done.stderr)
-        assert line.startswith("bq: s is no whole session: it was cut off or changed (wrong checksum). It is left")
+    done = bq("run", "-m", "none.gguf", "hello", "--session", path)
+    assert (done.returncode, done.stdout) == (1, b"")
+    (line,) = lines(done.stderr)
+    assert line.startswith("bq: s is no whole session: it was cut off or changed (wrong checksum). It is left")
     assert path.read_bytes() == before
     assert [one.name for one in tmp_path.iterdir()] == ["s"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (".", "--session: . is a folder. Give a file's name."),
+        ("", "--session: It is empty. Give a file's name."),
+        ("inside", "--session: inside is a folder. Give a file's name."),
+        ("none/s", "There is no folder none. Make it first, or give another --session."),
+    ],
+)
+def test_what_can_be_no_session_is_a_wrong_use(bq: Bq, tmp_path: Path, given: str, said: str) -> None:
+    (tmp_path / "inside").mkdir()
+    done = bq("run", "-m", "none.gguf", "hello", "--session", given, cwd=tmp_path)
+    assert (done.returncode, lines(done.stderr)) == (2, [f"bq: {said}"])
+    assert [one.name for one in tmp_path.iterdir()] == ["inside"]
 
 
 def test_wrong_uses_are_a_line_each(bq: Bq, speaker: Path, tmp_path: Path) -> None:
@@ -120,7 +135,7 @@ def test_wrong_uses_are_a_line_each(bq: Bq, speaker: Path, tmp_path: Path) -> No
         ["bq: Another bq is using s. Wait for it, or give another name."],
     )
     done = bq("run", "-m", speaker, "--session", tmp_path / "none" / "s", "hello")
-    assert (done.returncode, len(lines(done.stderr))) == (1, 1)
+    assert (done.returncode, len(lines(done.stderr))) == (2, 1)
     assert "No such file or directory" in lines(done.stderr)[0]
     done = bq("run", "-m", speaker, "--session", tmp_path, "hello")
     assert (done.returncode, len(lines(done.stderr))) == (1, 1)
@@ -189,6 +204,7 @@ def chat(monkeypatch: pytest.MonkeyPatch, speaker: Path, tmp_path: Path) -> Call
                 await until(lambda: bool(app.engine.model) and not app.engine.busy)
                 await script(app, pilot)
 
+        monkeypatch.setattr("bq.tui.commands.chat._need_terminal", lambda: None)
         monkeypatch.setattr(ChatApp, "run", lambda app: asyncio.run(use(app)))
         arguments = ["chat", "-m", speaker, *GREEDY, "--session", tmp_path / "s", *options]
         return run(list(map(str, arguments)), debug=False)
@@ -273,5 +289,5 @@ def test_a_chat_that_cannot_be_kept_says_so_and_goes_on(
 def test_the_texts_come_in_chinese_too(bq: Bq, tmp_path: Path) -> None:
     (tmp_path / "s").write_bytes(b"")
     done = bq("run", "-m", "none.gguf", "--lang", "zh", "--session", tmp_path / "s", "x")
-    text = "bq: s 不是完整的会话文件：开头不是会话文件。 文件保持原样；要重新开始请换一个文件名。"
+    text = "bq: s 不是完整的会话文件：开头不是会话文件。文件保持原样；要重新开始请换一个文件名。"
     assert lines(done.stderr) == [text]

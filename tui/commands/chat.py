@@ -1,11 +1,14 @@
 """`bq chat`: the terminal app."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from bq.runtime.errors import UsageError
 from bq.runtime.language import say
+from bq.tui.answer import check_text
 from bq.tui.commands.options import (
     SAMPLING,
     load_options,
@@ -33,8 +36,18 @@ if TYPE_CHECKING:
 @session_option
 def command(system: str, instruct: bool, session: str | None, **given: Any) -> None:
     """Open the app on the model."""
+    _need_terminal()
+    check_text("--system", system)
     with session_in_use(session) as kept:
         _chat(system, instruct, kept, given)
+
+
+def _need_terminal() -> None:
+    """Raise UsageError unless keys can come in and a screen go out: Textual reads stdin and draws on stderr."""
+    if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
+        raise UsageError(
+            say("bq chat needs a terminal; in pipes use `bq run`.", "bq chat 需要终端；在管道中请用 `bq run`。")
+        )
 
 
 def _chat(system: str, instruct: bool, kept: KeptSession | None, given: dict[str, Any]) -> None:

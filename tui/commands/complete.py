@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from bq.runtime.language import say
-from bq.tui.answer import answer, piped_text
+from bq.tui.answer import answer, check_text, piped_text
 from bq.tui.commands.options import draft_option, model_options_alone, sampling_options, stop_option
 
 
@@ -38,6 +38,8 @@ from bq.tui.commands.options import draft_option, model_options_alone, sampling_
 @click.option("--stats", is_flag=True, help=say("Print counts and speed to stderr.", "在 stderr 输出计数与速度。"))
 def command(text: str | None, top_tokens: int | None, as_json: bool, **given: Any) -> int:
     """Complete the text."""
+    check_text("TEXT", text)
+    check_text("--stop", *given["stop"])
     start = text if text is not None else piped_text()
     if as_json and top_tokens is None:
         raise click.UsageError(say("--json goes with --top-tokens.", "--json 需与 --top-tokens 合用。"))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 def command(models: tuple[str, ...], as_json: bool) -> int:
     """Examine and print; the exit status is 1 if a model that was named cannot be run."""
     from bq.tui.checkup import as_data, examine
-    from bq.tui.chosen_model import choose_model, known_models
+    from bq.tui.chosen_model import known_models
 
-    checkup = examine([choose_model(model) for model in models] or known_models())
+    checkup = examine([Path(model).expanduser() for model in models] or known_models())
     if as_json:
         click.echo(json.dumps(as_data(checkup), ensure_ascii=False, indent=2))
     else:

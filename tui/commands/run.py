@@ -6,7 +6,7 @@ import click
 
 from bq.runtime.errors import UsageError
 from bq.runtime.language import say
-from bq.tui.answer import answer, piped_text
+from bq.tui.answer import answer, check_text, piped_text
 from bq.tui.commands.batch import answer_batch, batch_options, check_alone
 from bq.tui.commands.options import draft_option, model_options, sampling_options, session_option, stop_option
 from bq.tui.commands.structured import show_whole, structured_options, with_constraint
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help=say("Also with a Base model; replace OUT.", "也允许 Base 模型；覆盖 OUT。"))
 def command(instruction: str | None, system: str, session: str | None, force: bool, **given: Any) -> int:
     """Answer the instruction and the piped text, or every line of a batch."""
+    check_text("INSTRUCTION", instruction)
+    check_text("--system", system)
+    check_text("--stop", *given["stop"])
     given = with_constraint(given)
     if given["lines"] is not None:
         return answer_batch(instruction, system, force, {**given, "session": session})
