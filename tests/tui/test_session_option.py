@@ -136,7 +136,7 @@ def test_wrong_uses_are_a_line_each(bq: Bq, speaker: Path, tmp_path: Path) -> No
     )
     done = bq("run", "-m", speaker, "--session", tmp_path / "none" / "s", "hello")
     assert (done.returncode, len(lines(done.stderr))) == (2, 1)
-    assert "No such file or directory" in lines(done.stderr)[0]
+    assert "There is no folder" in lines(done.stderr)[0]
     done = bq("run", "-m", speaker, "--session", tmp_path, "hello")
     assert (done.returncode, len(lines(done.stderr))) == (1, 1)
     assert path.read_bytes() == before
