@@ -41,8 +41,12 @@ def replacing(out: Path, private: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def in_use(path: Path) -> Iterator[None]:
-    """Keeps `path` for this process, by a lock on `NAME.lock` beside it. Raises BqError if another one has it."""
-    lock = path.with_name(path.name + ".lock")
+    """Keeps `path` for this process, by a lock on `NAME.lock` beside it. Raises BqError if another one has it.
+
+    Beside the file itself: several links to it are one file.
+    """
+    real = Path(os.path.realpath(path))
+    lock = real.with_name(real.name + ".lock")
     with _locked(lock, say(f"Another bq is using {path.name}.", f"另一个 bq 正在使用 {path.name}。"), private=True):
         yield
 

@@ -24,8 +24,8 @@ from bq.runtime.language import say
 from bq.runtime.prompt import Message
 from bq.tui import notes
 from bq.tui.clipboard import copy_natively
-from bq.tui.conversation import Conversation
-from bq.tui.engine import Answering, Draft, Engine, Job, Loading
+from bq.tui.conversation import Conversation, Round
+from bq.tui.engine import Answering, Engine, Job, Loading, Unsent
 from bq.tui.harmless import clean, with_no_controls
 from bq.tui.keys import texts
 from bq.tui.screen import ChatScreen
@@ -56,7 +56,7 @@ class Desk:
     conversation: Conversation
     view: View
     job: Answering | None = None
-    draft: Draft | None = None  # what is being written, counted
+    unsent: Unsent | None = None  # what is being written, counted
 
 
 class ChatApp(App[None], inherit_bindings=False):
@@ -128,11 +128,19 @@ class ChatApp(App[None], inherit_bindings=False):
         await asyncio.to_thread(self.engine.rest if self._session else self.engine.close)
 
     def keep_session(self) -> None:
-        """Write the session with the KV cache, unless nothing was said. Raises BqError if that fails."""
-        desk, model = self.desks["chat"], self.engine.model
-        said = desk.conversation.transcript()
-        if self._session and model and desk.conversation.last_answer and said != self._session.messages:
-            self._session.keep(model, said, with_cache=self.engine.job is desk.job)
+        """Write the session with the KV cache, unless nothing was said. Raises BqError if that fails.
+
+        After Ctrl+N it is what was kept last.
+        """
+        talk, session, model, job = self.desks["chat"].conversation, self._session, self.engine.model, self.engine.job
+        if session is None or model is None:
+            return
+        if isinstance(job, Answering) and job is self.desks["chat"].job and not job.settled:
+            talk.write(job.take())  # what the app had no time to show
+        said = talk.transcript() if talk.last_answer else session.messages
+        was_read = isinstance(job, Answering) and said[: len(job.messages)] == tuple(job.messages)
+        if said:
+            session.keep(model, said, with_cache=was_read)
 
     def _start(self, job: Job) -> None:
         self.engine.job = job
@@ -144,26 +152,35 @@ class ChatApp(App[None], inherit_bindings=False):
     def _work(self, job: Job) -> None:
         self.engine.work(job)
 
-    @work(group="follow")
-    async def _load(self) -> None:
-        loading, panel = Loading(self._session), self._chat_screen.load_panel
+    def _load(self) -> None:
+        loading = Loading(self._session)
         self._start(loading)
+        self._follow_loading(loading)
+
+    @work(group="follow")
+    async def _follow_loading(self, loading: Loading) -> None:
+        panel = self._chat_screen.load_panel
         await panel.begin()
         while not loading.done:
             await asyncio.sleep(LOOK_EVERY_SECONDS)
             panel.progress(loading.progress, loading.plan)
             self._show_status()
-        self._show_status()
-        self.refresh_bindings()
         if loading.error:
             await panel.fail(loading.error)
         elif self.engine.model:
             panel.finish()
-            await self._greet(self.engine.model)
+            await self._greet(self.engine.model, loading.fit)
+        self._settle(loading)
 
-    async def _greet(self, model: "Model") -> None:
-        """Says what the user should know of this file before the first question."""
-        await self.desks["chat"].view.notice(Notice("hint", notes.welcome))
+    def _settle(self, job: Job) -> None:
+        """All that the job brought is in the conversation and on the screen."""
+        job.settled = True
+        self._show_status()
+        self.refresh_bindings()
+
+    async def _greet(self, model: "Model", fit: str) -> None:
+        """Says what the user should know of this file before the first question, and what it took."""
+        await self.desks["chat"].view.notice(Notice("hint", notes.welcome, fit))
         for desk in self.desks.values():
             for warning in model.warnings:
                 await desk.view.notice(Notice("warning", warning))
@@ -172,8 +189,9 @@ class ChatApp(App[None], inherit_bindings=False):
         if self._session and self._session.note:
             await self.desks["chat"].view.notice(Notice("hint", self._session.note))
 
-    def _answer(self, desk: Desk, answer: Answer) -> None:
-        """Has the open round of this desk answered."""
+    def _begin(self, desk: Desk) -> Answering:
+        """Has the open round of this desk answered; nothing else may begin from here on."""
+        desk.unsent = None
         desk.job = Answering(
             desk.conversation.messages(),
             sampling=self._sampling,
@@ -181,7 +199,7 @@ class ChatApp(App[None], inherit_bindings=False):
             raw=desk.conversation.single and self._is_base,
         )
         self._start(desk.job)
-        self._follow(desk, desk.job, answer)
+        return desk.job
 
     @work(group="follow")
     async def _follow(self, desk: Desk, job: Answering, answer: Answer) -> None:
@@ -194,11 +212,13 @@ class ChatApp(App[None], inherit_bindings=False):
                 desk.conversation.write(text)
                 await answer.feed(text)
             self._show_status()
-        await self._finish(desk, job, answer)
-        self._count_draft()
-        self.refresh_bindings()
+        ended = await self._finish(desk, job, answer)
+        self._settle(job)
+        self._count_unsent()
+        if self._session and self.engine.model and desk is self.desks["chat"] and ended.answer:
+            await self._keep_messages(self._session, self.engine.model, desk)
 
-    async def _finish(self, desk: Desk, job: Answering, answer: Answer) -> None:
+    async def _finish(self, desk: Desk, job: Answering, answer: Answer) -> Round:
         """Ends the round: all text is shown, and how it ended."""
         new_text = desk.conversation.rounds[-1].answer
         ended = desk.conversation.finish(job.stop)
@@ -212,8 +232,7 @@ class ChatApp(App[None], inherit_bindings=False):
             await desk.view.notice(Notice.of(job.error))
             if not ended.answer:
                 desk.view.give_back(ended.question)
-        if self._session and self.engine.model and desk is self.desks["chat"] and ended.answer:
-            await self._keep_messages(self._session, self.engine.model, desk)
+        return ended
 
     async def _keep_messages(self, session: "KeptSession", model: "Model", desk: Desk) -> None:
         """The KV cache, which may be large, is written at the end alone."""
@@ -223,26 +242,37 @@ class ChatApp(App[None], inherit_bindings=False):
             await desk.view.notice(Notice.of(error))
 
     @on(Prompt.Changed)
-    def _draft_changed(self) -> None:
+    def _text_changed(self) -> None:
         """Counts what is written once the writing pauses."""
         if self._pause is not None:
             self._pause.stop()
-        self._pause = self.set_timer(COUNT_AFTER_SECONDS, self._count_draft)
+        self._pause = self.set_timer(COUNT_AFTER_SECONDS, self._count_unsent)
 
-    def _count_draft(self) -> None:
-        desk = self.desk
+    def _count_unsent(self) -> None:
+        messages = self._to_send(self.desk)
+        if messages:
+            self._measure(self.desk, messages)
+        else:
+            self.desk.unsent = None
+            self._show_status()
+
+    def _to_send(self, desk: Desk) -> Sequence[Message]:
+        """What the model would have to read if what is written were sent now; nothing if it was sent already."""
         question, last = clean(desk.view.question()), desk.conversation.current
         was_sent = last is not None and last.question == question  # a single instruction stays in its box
-        if question and not was_sent and not self._is_base:
-            self._measure(desk, desk.conversation.messages_with(question))
-        else:
-            desk.draft = None
-            self._show_status()
+        return desk.conversation.messages_with(question) if question and not was_sent and not self._is_base else ()
 
     @work(thread=True, group="measure", exclusive=True)
     def _measure(self, desk: Desk, messages: Sequence[Message]) -> None:
-        desk.draft = self.engine.measure(messages, self._max_tokens)
-        self.call_later(self._show_status)
+        self.call_later(self._measured, desk, messages, self.engine.measure(messages, self._max_tokens))
+
+    def _measured(self, desk: Desk, messages: Sequence[Message], unsent: Unsent | None) -> None:
+        """Takes the count, unless something else is written by now: that may have found the counter taken."""
+        if messages == self._to_send(desk):
+            desk.unsent = unsent
+            self._show_status()
+        else:
+            self._count_unsent()
 
     @on(Prompt.Submitted)
     async def _send(self) -> None:
@@ -251,16 +281,19 @@ class ChatApp(App[None], inherit_bindings=False):
         if not question or self._refuse():
             return
         desk.conversation.ask(question)
-        self._answer(desk, await desk.view.begin(question, self._model_name))
+        job = self._begin(desk)
+        self._follow(desk, job, await desk.view.begin(question, self._model_name))
 
     async def action_again(self) -> None:
         if self.engine.model is None and not self.engine.busy:
             self._load()
         elif not self._refuse():
-            if self.desk.conversation.ask_again() is None:
+            desk = self.desk
+            if desk.conversation.ask_again() is None:
                 self.hint(notes.no_answer_yet)
             else:
-                self._answer(self.desk, await self.desk.view.begin_again(self._model_name))
+                job = self._begin(desk)
+                self._follow(desk, job, await desk.view.begin_again(self._model_name))
 
     async def action_new(self) -> None:
         if self.engine.busy and self._refuse():
@@ -352,7 +385,7 @@ class ChatApp(App[None], inherit_bindings=False):
 
     def _show_status(self) -> None:
         self._chat_screen.status_line.status = observe(
-            self.engine, self.desk.job, None if self.engine.busy else self.desk.draft
+            self.engine, self.desk.job, None if self.engine.busy else self.desk.unsent
         )
 
     @property

@@ -29,12 +29,16 @@ if TYPE_CHECKING:
 
 
 class Job(ABC):
-    """Work in the worker thread. `done` is set last: whoever sees it set has seen everything."""
+    """Work in the worker thread. `done` is set last: whoever sees it set has seen everything.
+
+    `settled` is set by the screen, once it has taken over all that the job brought: only then may the next one begin.
+    """
 
     def __init__(self) -> None:
         self.cancel = threading.Event()
         self.error: BqError | None = None
         self.done = False
+        self.settled = False
 
     def run(self, engine: "Engine") -> None:
         """Does the work and raises nothing: what went wrong is in `error`."""
@@ -57,16 +61,19 @@ class Loading(Job):
 
     progress = 0.0
     plan = ""  # how it is loaded and what it will take, in a line
+    fit = ""  # how far off that was
 
     def __init__(self, session: "KeptSession | None" = None) -> None:
         super().__init__()
         self._session = session
 
     def _do(self, engine: "Engine") -> None:
+        from bq.runtime.fit_advice import compare
         from bq.runtime.loading import load
 
         engine.model = load(engine.path, engine.options, self._on_progress, self._on_plan)
         engine.was_loaded = True
+        self.fit = compare(engine.model.fit)
         if self._session is not None:
             self._session.restore(engine.model)
 
@@ -145,7 +152,7 @@ class Answering(Job):
 
 
 @dataclass(frozen=True)
-class Draft:
+class Unsent:
     """What sending the text that is being written would mean, in tokens of the model's own tokenizer."""
 
     prompt_tokens: int
@@ -167,14 +174,14 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        return self.job is not None and not self.job.done
+        return self.job is not None and not self.job.settled
 
     def work(self, job: Job) -> None:
         """Runs a job to its end; for a worker thread."""
         with self._one_at_a_time:
             job.run(self)
 
-    def measure(self, messages: Sequence[Message], max_tokens: int | None) -> Draft | None:
+    def measure(self, messages: Sequence[Message], max_tokens: int | None) -> Unsent | None:
         """Counts a prompt exactly, before it is sent; None while a job has the model, or there is none."""
         if not self._one_at_a_time.acquire(blocking=False):
             return None
@@ -182,7 +189,7 @@ class Engine:
             if self.model is None:
                 return None
             prompt = self.model.measure(messages, max_tokens)
-            return Draft(len(prompt.ids), prompt.budget, prompt.dropped_rounds)
+            return Unsent(len(prompt.ids), prompt.budget, prompt.dropped_rounds)
         except BqError:  # a text beyond all measure: sending it will say so
             return None
         finally:

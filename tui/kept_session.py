@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 
 class KeptSession:
-    """A session's file in use; `messages` is what it held. After `restore`, `note` says why they must be read anew, if so."""
+    """A session's file in use; `messages` is what it holds. After `restore`, `note` says why they must be read anew, if so."""
 
     def __init__(self, path: Path, stored: "SessionFile | None") -> None:
         self.messages: tuple[Message, ...] = stored.messages if stored else ()
         self.model_name = stored.header.model.get("name", "") if stored else ""  # of the one that answered
         self.note = ""
         self._path, self._stored = path, stored
+        self._has_cache = False  # whether the file holds what this model has read of the messages
         self._one_at_a_time = threading.Lock()
 
     def history(self, system: str) -> list[Message]:
@@ -49,13 +50,20 @@ class KeptSession:
     def restore(self, model: "Model") -> None:
         """Fill the model's KV cache with what the file has of it, and let go of the file."""
         if self._stored is not None:
-            self.note = model.restore_session(self._stored).note
+            restored = model.restore_session(self._stored)
+            self.note, self._has_cache = restored.note, restored.restored_tokens > 0
             self._stored.close()
 
     def keep(self, model: "Model", messages: Sequence[Message], with_cache: bool = True) -> None:
-        """Write the conversation to the file, with the KV cache as it stands. Raises BqError if that fails."""
+        """Write the conversation to the file, with the KV cache as it stands, unless the file has it all already.
+
+        Raises BqError if that fails.
+        """
         with self._one_at_a_time:
-            model.save_session(self._path, messages, with_cache)
+            if tuple(messages) == self.messages and (self._has_cache or not with_cache):
+                return
+            self._has_cache = model.save_session(self._path, messages, with_cache) > 0
+            self.messages = tuple(messages)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bq.runtime.language import say
-from bq.tui.engine import Answering, Draft, Engine, Job, Loading
+from bq.tui.engine import Answering, Engine, Job, Loading, Unsent
 from bq.tui.harmless import clean
 
 Activity = Literal["loading", "failed", "reading", "writing", "stopping", "ready"]
@@ -22,7 +22,7 @@ class Status:
     context_used: int = 0
     context: int = 0
     dropped_rounds: int = 0
-    draft: Draft | None = None
+    unsent: Unsent | None = None
 
 
 def activity_text(status: Status) -> str:
@@ -49,8 +49,8 @@ def parts(status: Status) -> list[Part]:
         shown.append((f"{status.tokens_per_second:.1f} {say('tok/s', '词元/秒')}", "$text-muted"))
     if status.context:
         shown.append(_context_part(status))
-    if status.draft:
-        shown.extend(_draft_parts(status.draft))
+    if status.unsent:
+        shown.extend(_unsent_parts(status.unsent))
     elif status.dropped_rounds:
         shown.append((dropped_text(status.dropped_rounds), "$text-warning"))
     if status.model:
@@ -63,15 +63,15 @@ def dropped_text(rounds: int) -> str:
     return say(f"{rounds} {noun} left out", f"已略去最早的 {rounds} 轮")
 
 
-def _draft_parts(draft: Draft) -> list[Part]:
-    size = f"{short(draft.prompt_tokens)} / {short(draft.budget)}"
-    over = draft.prompt_tokens - draft.budget
+def _unsent_parts(unsent: Unsent) -> list[Part]:
+    size = f"{short(unsent.prompt_tokens)} / {short(unsent.budget)}"
+    over = unsent.prompt_tokens - unsent.budget
     if over > 0:
         return [(say(f"to send {size}: {over} tokens too many", f"待发送 {size}：超出 {over} 个词元"), "$text-error")]
     shown: list[Part] = [(say(f"to send {size}", f"待发送 {size}"), "$text-muted")]
-    if draft.dropped_rounds:
-        noun = "oldest round" if draft.dropped_rounds == 1 else "oldest rounds"
-        text = say(f"leaves out {draft.dropped_rounds} {noun}", f"将略去最早的 {draft.dropped_rounds} 轮")
+    if unsent.dropped_rounds:
+        noun = "oldest round" if unsent.dropped_rounds == 1 else "oldest rounds"
+        text = say(f"leaves out {unsent.dropped_rounds} {noun}", f"将略去最早的 {unsent.dropped_rounds} 轮")
         shown.append((text, "$text-warning"))
     return shown
 
@@ -87,7 +87,7 @@ def _context_part(status: Status) -> Part:
 _ACTIVITY_STYLES = {"ready": "$text-success", "failed": "$text-error", "stopping": "$text-warning"}
 
 
-def observe(engine: Engine, shown: Answering | None, draft: Draft | None = None) -> Status:
+def observe(engine: Engine, shown: Answering | None, unsent: Unsent | None = None) -> Status:
     """What the engine does now, with the figures of the answer that is on the screen and of what is being written."""
     model, job = engine.model, engine.job
     activity, percent = _activity(engine, job)
@@ -100,12 +100,12 @@ def observe(engine: Engine, shown: Answering | None, draft: Draft | None = None)
         context_used=stats.context_used if stats else 0,
         context=model.info.context if model else 0,
         dropped_rounds=stats.dropped_rounds if stats else 0,
-        draft=draft,
+        unsent=unsent,
     )
 
 
 def _activity(engine: Engine, job: Job | None) -> tuple[Activity, int | None]:
-    if job is None or job.done:
+    if job is None or job.settled:
         return ("ready" if engine.model else "failed"), None
     if job.cancel.is_set():
         return "stopping", None

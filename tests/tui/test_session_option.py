@@ -134,11 +134,6 @@ def test_wrong_uses_are_a_line_each(bq: Bq, speaker: Path, tmp_path: Path) -> No
         1,
         ["bq: Another bq is using s. Wait for it, or give another name."],
     )
-    done = bq("run", "-m", speaker, "--session", tmp_path / "none" / "s", "hello")
-    assert (done.returncode, len(lines(done.stderr))) == (2, 1)
-    assert "There is no folder" in lines(done.stderr)[0]
-    done = bq("run", "-m", speaker, "--session", tmp_path, "hello")
-    assert (done.returncode, len(lines(done.stderr))) == (1, 1)
     assert path.read_bytes() == before
 
 
@@ -149,6 +144,17 @@ def test_a_session_that_is_no_dialogue_is_refused(bq: Bq, speaker: Path, tmp_pat
     done = bq("run", "-m", speaker, "--session", tmp_path / "s", "hello")
     assert (done.returncode, done.stdout) == (2, b"")
     assert "s holds more than questions and answers" in lines(done.stderr)[0]
+
+
+@posix
+def test_two_links_are_one_session(bq: Bq, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / name).symlink_to("there/s")
+    with in_use(tmp_path / "a"):
+        done = bq("run", "-m", "none.gguf", "--session", tmp_path / "b", "hello")
+    assert lines(done.stderr) == ["bq: Another bq is using b. Wait for it, or give another name."]
+    assert list((tmp_path / "there").iterdir()) == []
 
 
 @posix
@@ -226,6 +232,10 @@ def drawn(app: ChatApp) -> str:
 async def ask(app: ChatApp, pilot: Any, question: str) -> None:
     app.desk.view.prompt.load_text(question)
     await pilot.press("enter")
+    await idle(app)
+
+
+async def idle(app: ChatApp) -> None:
     await until(lambda: not app.engine.busy and not [one for one in app.workers if one.group == "follow"])
 
 
@@ -267,6 +277,43 @@ def test_a_chat_in_which_nothing_is_said_leaves_the_session_as_it_is(chat: Any, 
     before = (tmp_path / "s").read_bytes()
     assert chat(look) == 0
     assert (tmp_path / "s").read_bytes() == before
+
+
+def cached_tokens(path: Path) -> int:
+    with open_session(path) as stored:
+        return len(stored.ids)
+
+
+@pytest.mark.parametrize("keys", [("ctrl+r",), ("ctrl+n",), ("ctrl+n", "f2")])
+def test_a_chat_ends_with_all_that_the_model_has_read_of_it(chat: Any, tmp_path: Path, keys: tuple[str, ...]) -> None:
+    path = tmp_path / "s"
+
+    async def talk(app: ChatApp, pilot: Any) -> None:
+        await ask(app, pilot, "one")
+        assert cached_tokens(path) == 0, "it is written at the end alone"
+        await pilot.press(*keys)
+        await idle(app)
+
+    async def again(app: ChatApp, pilot: Any) -> None:
+        await pilot.press("ctrl+r")
+        await idle(app)
+        assert cached_tokens(path) > 0, "nothing new was said"
+
+    assert chat(talk) == 0
+    assert (said(path), cached_tokens(path) > 0) == (round_of("one"), True)
+    assert chat(again) == 0
+    assert (said(path), cached_tokens(path) > 0) == (round_of("one"), True)
+
+
+def test_what_the_app_had_no_time_to_show_is_kept(chat: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def talk(app: ChatApp, pilot: Any) -> None:
+        monkeypatch.setattr("bq.tui.app.LOOK_EVERY_SECONDS", 60)
+        app.desk.view.prompt.load_text("one")
+        await pilot.press("enter")
+        await until(lambda: app.desk.job is not None and app.desk.job.done)
+
+    assert chat(talk) == 0
+    assert said(tmp_path / "s") == round_of("one")
 
 
 def test_a_chat_that_cannot_be_kept_says_so_and_goes_on(

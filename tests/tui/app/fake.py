@@ -5,9 +5,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from bq.runtime.errors import BqError, Cancelled
+from bq.runtime.memory import HOST, Estimate, Use
 from bq.runtime.prompt import Message, Prompt, Roles, measure_prompt
 
 
@@ -27,6 +29,13 @@ class ModelInfo:
     context: int = 4096
     sampling: Any = None
     max_new_tokens: int = 2048
+
+
+FIT = SimpleNamespace(
+    plan=SimpleNamespace(estimate=Estimate((Use(HOST, 4 << 30, 512 << 20, 128 << 20),))),
+    used=Estimate((Use(HOST, 4 << 30, 512 << 20, 100 << 20),)),
+    failed=(),
+)
 
 
 @dataclass
@@ -116,6 +125,7 @@ class FakeModel:
     def __init__(self, fake: Fake) -> None:
         self._fake = fake
         self.info = fake.info
+        self.fit = FIT
         self.warnings = fake.warnings
 
     def count(self, text: str) -> int:

@@ -1,6 +1,7 @@
 """The chat: questions, answers as they come, stopping, answering again, and the scroll position."""
 
 import asyncio
+import threading
 
 import pytest
 from textual import events
@@ -205,6 +206,66 @@ async def test_a_running_answer_is_not_thrown_away_by_a_key(start, fake, key):
         fake.writing.open()
         await s.ready()
         assert s.shows("An answer.")
+
+
+@pytest.mark.parametrize("key", ["ctrl+n", "ctrl+r", "enter"])
+async def test_an_answer_that_has_just_ended_is_shown_before_a_key_counts(start, fake, monkeypatch, key):
+    """Its last text has come from the model, and the app has not looked yet."""
+    fake.answers = ["the whole answer"]
+    async with start() as s:
+        monkeypatch.setattr("bq.tui.app.LOOK_EVERY_SECONDS", 1.0)
+        await s.send("first")
+        await s.until(lambda: s.app.desk.job is not None and s.app.desk.job.done)
+        s.prompt.load_text("second")
+        await s.press(key)
+        assert s.shows("Still answering")
+        await s.ready()
+        assert s.shows("first", "the whole answer")
+        assert s.prompt.text == "second"
+        assert [one.answer for one in s.app.desk.conversation.rounds] == ["the whole answer"]
+
+
+async def test_a_count_that_comes_late_is_not_shown(start, fake, monkeypatch):
+    async with start() as s:
+        counted, may_end = threading.Event(), threading.Event()
+        measure = s.app.engine.measure
+
+        def held(messages, max_tokens):
+            unsent = measure(messages, max_tokens)
+            counted.set()
+            may_end.wait(5)
+            return unsent
+
+        monkeypatch.setattr(s.app.engine, "measure", held)
+        s.prompt.load_text("some text")
+        await s.until(counted.is_set)
+        await s.press("enter")
+        await s.ready()
+        may_end.set()
+        await s.app.workers.wait_for_complete()
+        await s.pilot.pause()
+        assert s.app.desk.unsent is None
+        assert not s.shows("to send")
+
+
+async def test_a_count_that_comes_late_has_what_is_written_now_counted(start, fake, monkeypatch):
+    """While the first one is under way there is no second one."""
+    async with start() as s:
+        counted, may_end = threading.Event(), threading.Event()
+        encode = s.app.engine.model.measure
+
+        def held(messages, max_tokens):
+            counted.set()
+            may_end.wait(5)
+            return encode(messages, max_tokens)
+
+        monkeypatch.setattr(s.app.engine.model, "measure", held)
+        s.prompt.load_text("some text")
+        await s.until(counted.is_set)
+        s.prompt.load_text("longer text")
+        await asyncio.sleep(0.3)
+        may_end.set()
+        await s.until(lambda: s.shows("to send 13 /"))
 
 
 async def test_ctrl_o_copies_the_last_answer_as_written(start, fake):

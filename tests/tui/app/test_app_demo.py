@@ -22,9 +22,9 @@ def start_real() -> Callable:
         from bq.runtime.loading import LoadOptions
 
         app = ChatApp(path, LoadOptions(threads=2, gpu_layers=0), **options)
-        async with app.run_test(size=(90, 40)) as pilot:
+        async with app.run_test(size=(110, 40)) as pilot:
             session = Session(app, pilot, Fake())
-            await session.until(lambda: session.shows("ready"), 60)
+            await session.until(lambda: app.engine.model is not None and not app.engine.busy, 60)
             yield session
 
     return run
@@ -62,13 +62,13 @@ async def test_what_would_be_sent_is_counted_while_it_is_written(start_real, dem
         for question in ("What is Q4_K_M?", "量化是什么？", "bits " * 380):
             s.prompt.load_text(question)
             await s.until(lambda: s.shows("to send "), 30)
-            announced = s.app.desk.draft
+            announced = s.app.desk.unsent
             assert s.shows(f"to send {short(announced.prompt_tokens)} / {short(announced.budget)}")
             await s.press("enter")
             await s.until(lambda: not s.app.engine.busy and s.shows("ready"), 60)
             stats = s.app.desk.job.stats
             assert (stats.prompt_tokens, stats.dropped_rounds) == (announced.prompt_tokens, announced.dropped_rounds)
-            await s.until(lambda: s.app.desk.draft is None, 30)
+            await s.until(lambda: s.app.desk.unsent is None, 30)
         for count, shown in ((600, "leaves out 3 oldest rounds"), (1100, "tokens too many")):
             s.prompt.load_text("bits " * count)
             await s.until(lambda shown=shown: s.shows(shown), 30)

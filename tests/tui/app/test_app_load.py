@@ -111,6 +111,13 @@ async def test_the_app_speaks_chinese(start, fake):
         assert s.shows("就绪", "消息", "请提问", "帮助", "退出", "模式")
 
 
+async def test_what_loading_took_is_told_beside_what_was_predicted(start):
+    async with start() as s:
+        assert s.shows("Memory: predicted 4.62 GiB, used 4.60 GiB (-0.6 %)")
+        await s.press("f2")
+        assert not s.shows("Memory:"), "once is enough"
+
+
 async def test_loading_shows_what_it_will_take(start, fake):
     fake.plan = some_plan()
     fake.loading.shut()

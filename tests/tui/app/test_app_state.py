@@ -186,7 +186,9 @@ def test_what_the_engine_does_is_seen_from_its_job(monkeypatch, tmp_path):
     engine.job.cancel.set()
     assert observe(engine, None).activity == "stopping"
     engine.work(engine.job)
-    assert observe(engine, None).activity == "failed"
+    assert (observe(engine, None).activity, engine.busy) == ("stopping", True), "until the screen has seen the end"
+    engine.job.settled = True
+    assert (observe(engine, None).activity, engine.busy) == ("failed", False)
     engine.work(Loading())
     engine.job = job = Answering([Message("user", "x")])
     job.read = (3, 4)
@@ -194,6 +196,7 @@ def test_what_the_engine_does_is_seen_from_its_job(monkeypatch, tmp_path):
     job.begun = True
     assert observe(engine, job).activity == "writing"
     engine.work(job)
+    job.settled = True
     after = observe(engine, job)
     assert (after.activity, after.model, after.dropped_rounds) == ("ready", "Baichuan2-7B-Chat Q4_K_M", 2)
     assert after.context == 4096
