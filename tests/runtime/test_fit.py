@@ -97,13 +97,6 @@ def test_a_tiny_container_runs_a_tiny_model_and_refuses_a_real_one() -> None:
     assert plans(SEVEN, tiny, AS_BQ_CHOOSES) == []
 
 
-def test_many_sequences_of_a_small_model_are_work_for_more_threads() -> None:
-    demo = Shape(256, 768, 4000, 1024, 1 << 20, 1 << 20, (1 << 20,) * 32, 292 / 256)
-    one, eight = (plans(demo, machine(8), LoadOptions(n_seq=count))[0] for count in (1, 8))
-    assert (one.threads, one.threads_batch) == (1, 1)
-    assert (eight.threads, eight.threads_batch) == (1, 4)  # 34 MiB, 8 times, in shares of 64 MiB
-
-
 def test_the_cpus_threads_are_left_alone_when_the_gpu_does_it_all() -> None:
     assert plans(SEVEN, machine(32, card(24)), AS_BQ_CHOOSES)[0].threads == 1
     assert plans(SEVEN, machine(32, card(5)), AS_BQ_CHOOSES)[0].threads == 8
