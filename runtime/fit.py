@@ -17,7 +17,7 @@ from bq.runtime.memory import HOST, KV_TYPES, MIB, Estimate, Setting, Shape, est
 DEFAULT_BATCH = 512
 # No shorter by itself: half of it is the room for an answer, and the other half a question of a page.
 LEAST_CONTEXT = 2048
-_CONTEXT_STEP = 512
+_SHORTER_BY = 512  # tokens: contexts are tried in such steps
 _GPU_MARGIN = 1024 * MIB  # llama.cpp's own fit leaves as much: the driver, cuBLAS and the desktop take some of it
 _HOST_MARGIN = 512 * MIB
 _GPU_SHARE, _HOST_SHARE = 8, 16  # the margin is at most this part of a small device's memory
@@ -30,7 +30,8 @@ class LoadOptions:
 
     ctx in tokens, for all parallel sequences together; gpu_layers as llama.cpp counts them, the output as one more; kv "f16"
     or "q8_0"; device as "CUDA0,CUDA1" or "cpu"; n_seq parallel sequences in one cache; outputs: positions of one decode
-    whose logits are kept; force_fit loads even where the memory seems too short.
+    whose logits are kept, never less than the MOST_OUTPUTS that a draft needs; force_fit loads even where the memory seems
+    too short.
     """
 
     ctx: int | None = None
@@ -115,7 +116,7 @@ def settings(shape: Shape, has_gpu: bool, options: LoadOptions) -> Iterator[Sett
         gpu_layers=0,
         batch=options.batch or DEFAULT_BATCH,
         sequences=options.n_seq,
-        outputs=max(options.outputs, options.n_seq),
+        outputs=max(options.outputs, MOST_OUTPUTS, options.n_seq),
     )
     given = options.gpu_layers
     counts = [min(given, layers)] if given is not None else [layers, 0]
@@ -183,7 +184,7 @@ def _gpus(machine: Machine, options: LoadOptions) -> tuple[Device, ...]:
 
 
 def _shorter(context: int) -> list[int]:
-    return list(range((context - 1) // _CONTEXT_STEP * _CONTEXT_STEP, LEAST_CONTEXT - 1, -_CONTEXT_STEP))
+    return list(range((context - 1) // _SHORTER_BY * _SHORTER_BY, LEAST_CONTEXT - 1, -_SHORTER_BY))
 
 
 def _thinned(ways: Sequence[Plan]) -> Iterator[Plan]:
