@@ -11,15 +11,13 @@ Goal: at least 2 times with 8 sequences.
 import argparse
 import random
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bq.convert.convert import convert, demo_checkpoint, prepare
+from bench import models
 from bq.demo.corpus import load_corpus
 from bq.runtime.batch import Job, run_batch
-from bq.runtime.cpu import usable_cores
 from bq.runtime.generation import Generation, Options
 from bq.runtime.loading import LoadOptions, load
 from bq.runtime.model import Model
@@ -41,20 +39,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     given = parser.parse_args()
     counts = [int(count) for count in given.parallel.split(",")]
-    with tempfile.TemporaryDirectory() as folder:
-        path = given.model or _bundled(Path(folder))
-        with load(path, LoadOptions(threads=given.threads, n_seq=max(counts))) as model:
-            print(
-                f"{path.name}, {model.fit.plan.threads} threads, {given.lines} lines of up to {given.max_tokens} tokens"
-            )
-            for name, system in (("nothing in common", ""), ("one system text", SYSTEM)):
-                _measure(model, _jobs(model, system, given.lines, given.max_tokens), counts, given.rounds, name)
-
-
-def _bundled(folder: Path) -> Path:
-    path = folder / "bq-demo-Q8_0.gguf"
-    convert(prepare(demo_checkpoint(), "Q8_0"), path, usable_cores())
-    return path
+    path = given.model or models.demo("Q8_0")
+    with load(path, LoadOptions(threads=given.threads, n_seq=max(counts))) as model:
+        print(
+            f"{path.name}, {model.fit.plan.threads} threads, {given.lines} lines of up to {given.max_tokens} tokens",
+            flush=True,
+        )
+        for name, system in (("nothing in common", ""), ("one system text", SYSTEM)):
+            _measure(model, _jobs(model, system, given.lines, given.max_tokens), counts, given.rounds, name)
 
 
 def _jobs(model: Model, system: str, lines: int, max_tokens: int) -> list[Job]:
