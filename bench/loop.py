@@ -48,7 +48,11 @@ def measure_loops(model: Model, path: Path, lengths: list[int], rounds: int, wit
     """Print milliseconds per token of each loop at each answer length, the median of some rounds in turn."""
     assert model._engine is not None
     model._engine.is_end = lambda token: False  # type: ignore[method-assign]  # random text may end at once
-    loops: dict[str, Callable[[int], Time]] = {"bare loop": lambda n: _bare(model, n), "bq": lambda n: _ours(model, n)}
+    loops: dict[str, Callable[[int], Time]] = {
+        "bare loop": lambda n: _bare(model, n),
+        "bq": lambda n: _ours(model, n, draft=False),
+        "bq, drafts on": lambda n: _ours(model, n, draft=True),
+    }
     if with_class:
         loops["Llama class"] = _llama_class(path, model)
     print(
@@ -58,10 +62,12 @@ def measure_loops(model: Model, path: Path, lengths: list[int], rounds: int, wit
         times: dict[str, list[Time]] = {name: [] for name in loops}
         for number in range(rounds):
             for name, loop in loops.items():
-                if name != "Llama class" or number == 0:
+                if name != "Llama class" or (number == 0 and length == lengths[0]):  # minutes, on longer ones
                     times[name].append(loop(length))
         floor = _median(times["bare loop"])
         for name, some in times.items():
+            if not some:
+                continue
             one = _median(some)
             print(
                 f"{name:14} {length:6} {one.whole:9.3f} {one.whole - floor.whole:+11.3f} {one.outside:21.3f} "
@@ -104,11 +110,11 @@ def _bare(model: Model, count: int) -> Time:
     return time_
 
 
-def _ours(model: Model, count: int) -> Time:
+def _ours(model: Model, count: int, draft: bool) -> Time:
     """The whole way to the text, with the release's sampling; without the prefill."""
     assert model._engine is not None
     model._engine.forget()
-    generation = iter(model.complete(PROMPT, sampling=SAMPLING, max_tokens=count + 1).steps())
+    generation = iter(model.complete(PROMPT, sampling=SAMPLING, max_tokens=count + 1, draft=draft).steps())
     next(generation)
     return _timed(count, lambda: [None for _ in generation] and None)
 
