@@ -16,7 +16,7 @@ demo: venv
 	@echo; echo "Go on with it: .venv/bin/bq chat -m $(DEMO)"
 
 test: venv
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 lint: venv
 	$(BIN)/ruff check .

@@ -55,7 +55,7 @@ def _of_device(plan: Plan, use: Use) -> str:
 def compare(found: "Fit") -> str:
     """One line: what was predicted, what llama.cpp took, and how far off that is."""
     predicted, used = _reported(found.plan.estimate), _reported(found.used)
-    off = f"{100 * (used / predicted - 1):+.1f} %"
+    off = f"{round(100 * (used / predicted - 1), 1) + 0.0:+.1f} %"  # + 0.0: no minus before a zero
     line = say(
         f"Memory: predicted {amount(predicted)}, used {amount(used)} ({off})",
         f"内存：预计 {amount(predicted)}，实际 {amount(used)}（{off}）",
