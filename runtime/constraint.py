@@ -151,7 +151,8 @@ class GrammarConstraint:
         self._automaton, self._tokenizer = automaton, tokenizer
         self._state = automaton.after_optional_space if tokenizer.add_dummy_prefix else automaton.start
         self._spaced = tokenizer.add_dummy_prefix  # nothing has come yet: a first space is not printed
-        self._open = b""  # the first bytes of a character
+        self._open = b""
+        self._planned = b""  # of the way out, what is still to be spelled of a character  # the first bytes of a character
 
     def allows(self, token: int) -> bool:
         """Whether this token may come now; nothing changes."""
@@ -204,15 +205,19 @@ class GrammarConstraint:
         vocabulary = vocabulary_of(self._tokenizer)
         if self.may_end():
             return int(vocabulary.ends[0]) if len(vocabulary.ends) else None
-        if self._open:  # the model knows best which character it has begun
+        rest, self._planned = self._planned, b""
+        if self._open and not rest:  # the model knows best which character it has begun
             logits = logits.copy()
             self.mask(logits)
             token = int(logits.argmax())
             return token if logits[token] > -np.inf else None
-        rest = self._rest(vocabulary.longest)
-        return next(
-            (vocabulary.by_text[rest[:n]] for n in range(len(rest), 0, -1) if rest[:n] in vocabulary.by_text), None
-        )
+        if not self._open:
+            rest = self._rest(vocabulary.longest)
+        for n in range(len(rest), 0, -1):
+            if rest[:n] in vocabulary.by_text:
+                self._planned = rest[n:]  # a character may take several tokens
+                return vocabulary.by_text[rest[:n]]
+        return None
 
     def close(self) -> None:
         """There is nothing to free."""

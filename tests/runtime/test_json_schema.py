@@ -395,6 +395,15 @@ def test_no_schema_does_harm(small: Tokenizer, schema: Schema) -> None:
         json.loads(ramble(make, small, np.random.default_rng(0), limit=10))
 
 
+def test_a_character_in_several_tokens_is_spelled_to_its_end(small: Tokenizer) -> None:
+    """Where it alone leads out: another one that begins with the same byte would lead nowhere."""
+    for character in "¡é模😀":
+        text = json.loads(
+            ramble(by_json_schema({"type": "string", "pattern": character}), small, np.random.default_rng(0))
+        )
+        assert character in text
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
