@@ -31,11 +31,11 @@ _LEAST_GAIN = 1.05  # tokens per time against steps of one token
 _TRIAL_GAIN = 1.2  # what a width must promise beyond the proven ones to be tried
 _TRIAL_CHANCE = 0.7  # that all its guesses are right: else it may show nothing
 _ALLOWANCE = 0.01  # steps that may be lost for each token
-_CREDIT = 1.5  # steps that may be lost at first
+_CREDIT = 1.5  # steps that may be lost at first; no answer brings more of them to the next
 _CREDIT_EACH = 0.5  # more of them for each answer
 _LOAN = 3.0  # of them beyond that where guesses have turned out right, made or not: what is lost then soon comes back
 _SURE = 0.85  # chance of the next guess from which on that holds
-_MOST_CREDIT = 6.0  # savings do not allow more losses than this later
+_MOST_CREDIT = 6.0  # what was saved before does not allow more losses than this
 # Time of a step before it is measured, a step of one token being 1 (one CPU thread; more threads or a GPU: less).
 _PRIOR_COSTS = {width: 1 + 0.3 * (width - 1) for width in WIDTHS}
 _FIRST_SINGLES = 3  # steps that are timed before anything is guessed
@@ -90,7 +90,7 @@ class Steps:
 
     def begin(self) -> None:
         """A new answer: what was decoded before it was something else, and it may lose a little of its own."""
-        self.credit = min(self.credit + _CREDIT_EACH, _MOST_CREDIT)
+        self.credit = min(self.credit, _CREDIT) + _CREDIT_EACH
         self._last = 0
 
     @property
