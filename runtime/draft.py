@@ -42,8 +42,8 @@ _FIRST_SINGLES = 3  # steps that are timed before anything is guessed
 _BLEND = 0.2  # weight of a new measurement; the first few weigh more
 _OUTLIER = 3.0  # a time beyond so many times what was expected says more of the machine than of the step
 _FORGET = 0.01  # share by which a cost goes back to the prior at each single step: what seemed dear is tried again
-# How often the next guess is right after `run` right ones (or after an n-gram of that length), as counted over
-# corrected, extracted, renamed and unrelated texts (bench/draft.py); the answer at hand soon outweighs it.
+# How often the next guess is right after `run` right ones (or after an n-gram of that length): counted once over copied
+# texts with small edits and unrelated ones, so rather too hopeful; the answer at hand soon outweighs it.
 _PRIOR_RIGHT = (0.0, 0.25, 0.5, 0.65, 0.75, 0.8, 0.8, 0.85, 0.85, 0.85, 0.9)
 _LEVELS = len(_PRIOR_RIGHT)
 _PRIOR_WEIGHT = 4.0
