@@ -2,8 +2,9 @@
 
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,9 +18,10 @@ from bq.convert.mixture import Mixture, find_mixture
 from bq.convert.norm_head import BAICHUAN_1_VOCAB, NormHead, decide_norm_head
 from bq.convert.output_file import check_output, writing
 from bq.convert.plan import Plan, make_plan
+from bq.convert.quantizer import GGML, Quantizer
 from bq.convert.read_back import ReadBack, read_back
 from bq.convert.vocabulary import Vocabulary, read_vocabulary
-from bq.convert.write import Progress, write_tensors
+from bq.convert.write import Progress, Target, write_tensors
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
 
@@ -55,6 +57,15 @@ class Conversion:
 
 
 @dataclass(frozen=True)
+class Output:
+    """A file to write."""
+
+    conversion: Conversion
+    path: Path
+    quantizer: Quantizer = GGML
+
+
+@dataclass(frozen=True)
 class Converted:
     """What a conversion made: `seconds` for the weights, then for the check."""
 
@@ -82,9 +93,16 @@ def demo_checkpoint() -> Path:
 
 def prepare(source: Path, mixture: str, variant: str | None = None, name: str | None = None) -> Conversion:
     """Read and decide everything. Raises BqError for whatever cannot be converted."""
-    chosen = find_mixture(mixture)
+    return prepare_several(source, [mixture], variant, name)[0]
+
+
+def prepare_several(
+    source: Path, mixtures: Sequence[str], variant: str | None = None, name: str | None = None
+) -> list[Conversion]:
+    """The same for several mixtures of one checkpoint, which is read once."""
+    chosen = [find_mixture(mixture) for mixture in dict.fromkeys(mixtures)]
     try:
-        return _prepare(source, chosen, variant, name)
+        first = _prepare(source, chosen[0], variant, name)
     except OSError as error:
         raise BqError(
             say(
@@ -93,6 +111,12 @@ def prepare(source: Path, mixture: str, variant: str | None = None, name: str | 
             ),
             say("Check the path and its permissions.", "请检查路径与权限。"),
         ) from None
+    return [first, *(_other_mixture(first, mixture) for mixture in chosen[1:])]
+
+
+def _other_mixture(conversion: Conversion, mixture: Mixture) -> Conversion:
+    plan = make_plan(conversion.checkpoint, conversion.config, mixture, conversion.norm_head.fold)
+    return replace(conversion, mixture=mixture, plan=plan)
 
 
 def _prepare(source: Path, chosen: Mixture, variant: str | None, name: str | None) -> Conversion:
@@ -119,36 +143,71 @@ def convert(
     threads: int,
     force: bool = False,
     report: Callable[[Progress], None] = lambda _: None,
+    quantizer: Quantizer = GGML,
 ) -> Converted:
     """Write, check and name the file. On any failure nothing is left and what existed stays.
 
     Raises BqError, among others for a full disk; KeyboardInterrupt passes through after the clean-up.
     """
+    return convert_several([Output(conversion, out, quantizer)], threads, force, report)[0]
+
+
+def convert_several(
+    outputs: Sequence[Output], threads: int, force: bool = False, report: Callable[[Progress], None] = lambda _: None
+) -> list[Converted]:
+    """The same for several files from one read of their checkpoint: all get their names, or none."""
     begun = time.perf_counter()
+    now = outputs[0].path
     try:
-        check_output(out, force, conversion.size_bytes)
-        with writing(out, force) as part:
-            _write(conversion, part, threads, report)
-            written = time.perf_counter()
-            checked = read_back(part, conversion.plan, conversion.vocabulary, conversion.identity.roles, threads)
-            size = part.stat().st_size
+        for output in outputs:
+            check_output(output.path, force, sum(one.conversion.size_bytes for one in outputs))
+        with ExitStack() as stack:
+            parts = [stack.enter_context(writing(output.path, force)) for output in outputs]
+            _write(outputs, parts, threads, report)
+            write_seconds = time.perf_counter() - begun
+            done = []
+            for output, part in zip(outputs, parts, strict=True):
+                now = output.path
+                done.append(_read_back(output, part, threads, write_seconds))
     except OSError as error:
         raise BqError(
             say(
-                f"Writing {out.name} failed: {error.strerror or error}.",
-                f"写入 {out.name} 失败：{error.strerror or error}。",
+                f"Writing {now.name} failed: {error.strerror or error}.",
+                f"写入 {now.name} 失败：{error.strerror or error}。",
             ),
             say(
                 "Nothing was left behind. Free some space, or give another -o.",
                 "没有留下任何文件。请腾出空间，或用 -o 指定其他位置。",
             ),
         ) from None
-    return Converted(out, size, written - begun, time.perf_counter() - written, checked)
+    return done
 
 
-def _write(conversion: Conversion, part: Path, threads: int, report: Callable[[Progress], None]) -> None:
+def _read_back(output: Output, part: Path, threads: int, write_seconds: float) -> Converted:
+    conversion, begun = output.conversion, time.perf_counter()
+    checked = read_back(part, conversion.plan, conversion.vocabulary, conversion.identity.roles, threads)
+    return Converted(output.path, part.stat().st_size, write_seconds, time.perf_counter() - begun, checked)
+
+
+def _write(
+    outputs: Sequence[Output], parts: Sequence[Path], threads: int, report: Callable[[Progress], None]
+) -> None:
+    with ExitStack() as stack:
+        targets = []
+        for output, part in zip(outputs, parts, strict=True):
+            out = stack.enter_context(_write_header(output, part))
+            targets.append(Target(output.conversion.plan, out, output.quantizer))
+        write_tensors(targets, threads, report)
+        for target in targets:
+            target.out.flush()
+            os.fsync(target.out.fileno())
+
+
+def _write_header(output: Output, part: Path) -> BinaryIO:
+    """The file with all that stands before its data section, open at that section's start."""
     from gguf import GGMLQuantizationType, GGUFWriter
 
+    conversion = output.conversion
     writer = GGUFWriter(None, "baichuan")
     add_metadata(
         writer,
@@ -159,6 +218,7 @@ def _write(conversion: Conversion, part: Path, threads: int, report: Callable[[P
         conversion.generation,
         conversion.mixture,
         conversion.plan.weights,
+        output.quantizer.name_for(conversion.plan),
     )
     for tensor in conversion.plan.tensors:
         kind = GGMLQuantizationType(tensor.kind)
@@ -169,9 +229,8 @@ def _write(conversion: Conversion, part: Path, threads: int, report: Callable[[P
         writer.write_ti_data_to_file()
         out: BinaryIO = writer.fout[0]
         writer.write_padding(out, out.tell())
-        write_tensors(conversion.plan, out, threads, report)
-        out.flush()
-        os.fsync(out.fileno())
-    finally:
+    except BaseException:
         for file in writer.fout or ():
             file.close()
+        raise
+    return out

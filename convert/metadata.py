@@ -56,6 +56,7 @@ def add_metadata(
     generation: int,
     mixture: Mixture,
     weights: int,
+    quantizer: str,
 ) -> None:
     """Add every key to a GGUFWriter of the architecture `baichuan`."""
     writer.add_type("model")
@@ -66,6 +67,7 @@ def add_metadata(
     for key, value in _own_keys(vocabulary, identity, norm_head, generation):
         add = {bool: writer.add_bool, int: writer.add_uint32, str: writer.add_string}[type(value)]
         add(key, value)
+    writer.add_string("bq.quantizer", quantizer)
     writer.add_quantization_version(_QUANTIZATION_VERSION)
     writer.add_file_type(mixture.file_type)
 

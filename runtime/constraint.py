@@ -39,7 +39,20 @@ def by_grammar(text: str) -> MakeConstraint:
 
 def by_json_schema(schema: object) -> MakeConstraint:
     """JSON texts that a schema (as json.load gives it) allows. Raises UsageError for what cannot be promised."""
-    return by_grammar(schema_to_gbnf(schema))
+    grammar = schema_to_gbnf(schema)
+    try:
+        return by_grammar(grammar)
+    except UsageError:  # it speaks of lines and rules that nobody wrote
+        raise UsageError(
+            say(
+                "No answer can be held to this JSON schema: nothing fits it, or it goes on without an end, or it is too large.",
+                "没有回答能符合此 JSON 模式：没有内容符合它，或它没有尽头，或过于庞大。",
+            ),
+            say(
+                "Look for bounds that contradict each other, a required property that needs itself, or very many optional ones.",
+                "请检查相互矛盾的界限、必须包含自身的属性，或数量过多的可选属性。",
+            ),
+        ) from None
 
 
 def by_choices(choices: Sequence[str]) -> MakeConstraint:
@@ -152,7 +165,9 @@ class GrammarConstraint:
         self._state = automaton.after_optional_space if tokenizer.add_dummy_prefix else automaton.start
         self._spaced = tokenizer.add_dummy_prefix  # nothing has come yet: a first space is not printed
         self._open = b""
-        self._planned = b""  # of the way out, what is still to be spelled of a character  # the first bytes of a character
+        self._planned = (
+            b""  # of the way out, what is still to be spelled of a character  # the first bytes of a character
+        )
 
     def allows(self, token: int) -> bool:
         """Whether this token may come now; nothing changes."""

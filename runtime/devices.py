@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from bq.runtime.errors import BqError, UsageError
-from bq.runtime.ggml import library_folder
+from bq.runtime.errors import UsageError
+from bq.runtime.ggml import open_library
 from bq.runtime.language import say
 from bq.runtime.llama import library
 
@@ -191,7 +191,7 @@ def _handles() -> list[int]:
 def _functions() -> tuple[ctypes.CDLL, ctypes.CDLL]:
     """libggml, which knows the devices, and libggml-base, which asks them."""
     library()  # registers the backends
-    ggml, base = _open("ggml"), _open("ggml-base")
+    ggml, base = open_library("ggml"), open_library("ggml-base")
     pointer = ctypes.c_void_p
     ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
     ggml.ggml_backend_dev_get.argtypes, ggml.ggml_backend_dev_get.restype = [ctypes.c_size_t], pointer
@@ -200,21 +200,6 @@ def _functions() -> tuple[ctypes.CDLL, ctypes.CDLL]:
     base.ggml_backend_dev_backend_reg.argtypes, base.ggml_backend_dev_backend_reg.restype = [pointer], pointer
     base.ggml_backend_reg_name.argtypes, base.ggml_backend_reg_name.restype = [pointer], ctypes.c_char_p
     return ggml, base
-
-
-def _open(name: str) -> ctypes.CDLL:
-    suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
-    path = library_folder() / f"{'' if sys.platform == 'win32' else 'lib'}{name}{suffix}"
-    try:
-        return ctypes.CDLL(str(path))
-    except OSError as error:
-        raise BqError(
-            say(
-                f"llama.cpp's library {path.name} cannot be loaded: {error}.",
-                f"无法加载 llama.cpp 的库 {path.name}：{error}。",
-            ),
-            say("Install llama-cpp-python 0.3.36 or newer again.", "请重新安装 llama-cpp-python 0.3.36 或更新的版本。"),
-        ) from None
 
 
 def _text(value: bytes | None) -> str:

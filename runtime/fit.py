@@ -12,7 +12,7 @@ from bq.runtime.cpu import Cores, threads_for
 from bq.runtime.devices import Device, choose_devices
 from bq.runtime.engine import MOST_OUTPUTS
 from bq.runtime.host import Memory
-from bq.runtime.memory import HOST, KV_TYPES, MIB, Estimate, Setting, Shape, estimate
+from bq.runtime.memory import HOST, KV_TYPES, MIB, Estimate, Setting, Shape, estimate, padded
 
 DEFAULT_BATCH = 512
 # No shorter by itself: half of it is the room for an answer, and the other half a question of a page.
@@ -106,7 +106,7 @@ def smallest_plan(shape: Shape, machine: Machine, options: LoadOptions) -> Plan:
 def settings(shape: Shape, has_gpu: bool, options: LoadOptions) -> Iterator[Setting]:
     """All ways that the options allow, the best first."""
     longest = shape.trained * options.n_seq if options.n_seq > 1 else shape.trained
-    context = min(options.ctx, longest) if options.ctx else shape.trained
+    context = min(padded(options.ctx), longest) if options.ctx else shape.trained
     shorter = [] if options.ctx else _shorter(context)
     kinds = [options.kv] if options.kv else list(KV_TYPES)
     layers = len(shape.blocks) + 1

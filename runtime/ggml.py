@@ -64,17 +64,12 @@ def library_folder() -> Path:
     return Path(spec.submodule_search_locations[0]) / "lib"
 
 
-def _library_name() -> str:
-    if sys.platform == "win32":
-        return "ggml-base.dll"
-    return "libggml-base.dylib" if sys.platform == "darwin" else "libggml-base.so"
-
-
-@cache
-def _ggml() -> ctypes.CDLL:
-    path = library_folder() / _library_name()
+def open_library(name: str) -> ctypes.CDLL:
+    """One of llama.cpp's libraries, "ggml-base" or "ggml". Raises BqError if it cannot be loaded."""
+    suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+    path = library_folder() / f"{'' if sys.platform == 'win32' else 'lib'}{name}{suffix}"
     try:
-        lib = ctypes.CDLL(str(path))
+        return ctypes.CDLL(str(path))
     except OSError as error:
         raise BqError(
             say(
@@ -83,6 +78,11 @@ def _ggml() -> ctypes.CDLL:
             ),
             say("Install llama-cpp-python 0.3.36 or newer again.", "请重新安装 llama-cpp-python 0.3.36 或更新的版本。"),
         ) from None
+
+
+@cache
+def _ggml() -> ctypes.CDLL:
+    lib = open_library("ggml-base")
     size, pointer, kind = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int
     lib.ggml_quantize_chunk.argtypes = [kind, pointer, pointer, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, pointer]
     lib.ggml_quantize_chunk.restype = size
@@ -147,11 +147,19 @@ def dequantize(kind: GgmlType, packed: npt.NDArray[np.uint8], columns: int) -> n
     return wide
 
 
-def quantize(kind: GgmlType, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """`rows` [n, columns] float32, contiguous -> the packed bytes [n, row_bytes] as llama.cpp itself would make them."""
+def quantize(
+    kind: GgmlType, rows: npt.NDArray[np.float32], importance: npt.NDArray[np.float32] | None = None
+) -> npt.NDArray[np.uint8]:
+    """`rows` [n, columns] float32, contiguous -> the packed bytes [n, row_bytes] as llama.cpp itself would make them.
+
+    `importance` [columns] is what each column's errors weigh (a row of an importance matrix).
+    """
     n, columns = rows.shape
+    if importance is not None and importance.shape != (columns,):
+        raise ValueError(f"an importance of {importance.shape} for {columns} columns")
     packed = np.empty((n, row_bytes(kind, columns)), np.uint8)
-    written = _ggml().ggml_quantize_chunk(kind, rows.ctypes.data, packed.ctypes.data, 0, n, columns, None)
+    weights = None if importance is None else importance.ctypes.data
+    written = _ggml().ggml_quantize_chunk(kind, rows.ctypes.data, packed.ctypes.data, 0, n, columns, weights)
     if written != packed.nbytes:
         raise RuntimeError(f"ggml wrote {written} bytes where {packed.nbytes} were expected")
     return packed

@@ -21,7 +21,7 @@ from bq.runtime.gguf_file import GgufFile, read_gguf
 from bq.runtime.host import host_memory
 from bq.runtime.language import say
 from bq.runtime.llama import errors_of, library, listening, model_params
-from bq.runtime.memory import KV_TYPES, Estimate, reported_use, shape_of
+from bq.runtime.memory import CONTEXT_PADDING, KV_TYPES, Estimate, reported_use, shape_of
 from bq.runtime.model import Model
 from bq.runtime.page_cache import read_ahead
 from bq.runtime.structure import check_structure
@@ -263,6 +263,11 @@ def _warnings(plan: Plan, options: LoadOptions, log: str) -> Iterator[str]:
         yield say(
             f"the context is {context} tokens, as long as the model was trained for, not {options.ctx}.",
             f"上下文为 {context} 个词元，即模型训练时的长度，而非 {options.ctx}。",
+        )
+    if options.ctx is not None and options.ctx < context:
+        yield say(
+            f"the context is {context} tokens, not {options.ctx}: llama.cpp makes it in steps of {CONTEXT_PADDING}.",
+            f"上下文为 {context} 个词元，而非 {options.ctx}：llama.cpp 以 {CONTEXT_PADDING} 为单位。",
         )
     if options.mlock and ("failed to mlock" in log or "mlock not supported" in log):
         yield say(

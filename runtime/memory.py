@@ -42,6 +42,11 @@ class Shape:
         return self.embedding + self.output + sum(self.blocks)
 
 
+def padded(ctx: int) -> int:
+    """Tokens of the context that llama.cpp makes when asked for `ctx`."""
+    return -(-ctx // CONTEXT_PADDING) * CONTEXT_PADDING
+
+
 @dataclass(frozen=True)
 class Setting:
     """How a model is loaded, as far as its memory depends on it. `gpu_layers` counts the output as one layer more."""
@@ -56,7 +61,7 @@ class Setting:
     @property
     def cells(self) -> int:
         """Tokens that the KV cache holds."""
-        return -(-self.ctx // CONTEXT_PADDING) * CONTEXT_PADDING
+        return padded(self.ctx)
 
 
 @dataclass(frozen=True)

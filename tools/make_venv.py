@@ -52,7 +52,7 @@ def main() -> int:
             return fail("Python has no pip for a new environment; on Debian or Ubuntu: sudo apt install python3-venv")
     if not has_llama(backend) and install_llama(backend) != 0:
         return fail(f"Building llama.cpp failed; the whole output is in {log_path()}.")
-    if pip("install", "--quiet", "--editable", f"{ROOT}[dev]") != 0:
+    if pip("install", "--quiet", "--editable", f"{ROOT}[dev,fast]") != 0:
         return fail("Installing bq failed; see the lines above.")
     if backend != "cpu" and not has_llama(backend):
         return fail(f"llama.cpp was built without {backend}; see {log_path()}, or accept a CPU build with BACKEND=cpu.")

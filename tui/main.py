@@ -95,11 +95,8 @@ def run(arguments: list[str], debug: bool) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (
-        BrokenPipeError,
-        SystemExit,
-    ):  # the reader of a pipe has gone, as in `bq models | head`; click exits on that
-        _drop_stdout()
+    except (BrokenPipeError, SystemExit):
+        _drop_stdout()  # the reader of a pipe has gone, as in `bq models | head`; click exits on that
         return 0
     except (KeyboardInterrupt, click.Abort):
         return _stopped()
@@ -117,14 +114,15 @@ def run(arguments: list[str], debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
-        print(
-            say(
-                f"bq: a defect of bq: {type(error).__name__}: {error}. Run it again with --debug and report what it shows.",
-                f"bq：程序缺陷：{type(error).__name__}：{error}。请加上 --debug 重新运行并报告输出。",
-            ),
-            file=sys.stderr,
-        )
+        print(_defect(error), file=sys.stderr)
         return 1
+
+
+def _defect(error: Exception) -> str:
+    return say(
+        f"bq: a defect of bq: {type(error).__name__}: {error}. Run it again with --debug and report what it shows.",
+        f"bq：程序缺陷：{type(error).__name__}：{error}。请加上 --debug 重新运行并报告输出。",
+    )
 
 
 def _print_trace() -> None:

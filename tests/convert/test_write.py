@@ -11,7 +11,8 @@ from bq.convert.checkpoint import open_checkpoint
 from bq.convert.config import read_config
 from bq.convert.mixture import find_mixture
 from bq.convert.plan import Plan, make_plan
-from bq.convert.write import Progress, normalise_rows, write_tensors
+from bq.convert.rows import normalise_rows
+from bq.convert.write import Progress, Target, write_tensors
 from bq.runtime.errors import BqError
 from tests.support.families import Shape, write_checkpoint
 from tests.support.refusals import refusal
@@ -27,7 +28,7 @@ def plan_of(folder: Path, mixture: str = "F32", fold: bool = True) -> Plan:
 
 def written(plan: Plan, threads: int = 2) -> bytes:
     out = io.BytesIO()
-    write_tensors(plan, out, threads, lambda _: None)
+    write_tensors([Target(plan, out)], threads, lambda _: None)
     return out.getvalue()
 
 
@@ -168,7 +169,7 @@ def test_a_safetensors_file_at_odd_bytes_gives_the_same(folder: Path, tmp_path: 
 def test_progress_is_told_in_order_and_ends_at_the_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(write, "CHUNK_WEIGHTS", 64 * 50)
     plan, told = plan_of(folder, "Q8_0"), list[Progress]()
-    write_tensors(plan, io.BytesIO(), 3, told.append)
+    write_tensors([Target(plan, io.BytesIO())], 3, told.append)
     assert [one.weights_done for one in told] == sorted(one.weights_done for one in told)
     assert (told[-1].weights_done, told[-1].bytes_written) == (plan.weights, plan.data_bytes)
     assert list(dict.fromkeys(one.tensor for one in told)) == [tensor.name for tensor in plan.tensors]
@@ -182,7 +183,7 @@ def test_an_error_of_the_disk_passes_through_and_ends_the_threads(folder: Path) 
             raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        write_tensors(plan_of(folder), Full(), 4, lambda _: None)
+        write_tensors([Target(plan_of(folder), Full())], 4, lambda _: None)
     assert not any(thread.name.startswith("quantize") for thread in threading.enumerate())
 
 
@@ -196,7 +197,7 @@ def test_memory_is_a_few_chunks_whatever_the_tensors_size(tmp_path: Path, monkey
     plan = plan_of(tmp_path, "Q8_0")
     with open("/dev/null", "wb") as out:
         tracemalloc.start()
-        write_tensors(plan, out, 2, lambda _: None)
+        write_tensors([Target(plan, out)], 2, lambda _: None)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 3_000_000

@@ -95,7 +95,11 @@ def _grammar(path: str) -> dict[str, Any]:
     from bq.runtime.constraint import by_grammar
 
     text = read_text(path)
-    return {"grammar": text, "constraint": by_grammar(text), "constraint_file": Path(path).expanduser()}
+    try:
+        constraint = by_grammar(text)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error.cause}", error.remedy) from None
+    return {"grammar": text, "constraint": constraint, "constraint_file": Path(path).expanduser()}
 
 
 def _choices(lines: tuple[str, ...]) -> dict[str, Any]:

@@ -1,0 +1,147 @@
+"""Calls the kernels: loads them with a cache of their machine code, and gives to ggml the few blocks that they decline.
+
+Nothing here imports numba before `load_kernels` is called.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from bq.convert.rows import Rows
+from bq.runtime import ggml
+from bq.runtime.ggml import GgmlType
+
+F32Array = npt.NDArray[np.float32]
+U8Array = npt.NDArray[np.uint8]
+# (addresses of rows, their type, columns, whether to normalise, importance of the columns or None, packed bytes, flags of
+# blocks to be done by ggml) -> False if a weight is not finite. The arrays are flat, the last two are filled.
+Kernel = Callable[
+    [npt.NDArray[np.int64], int, int, bool, F32Array | None, U8Array, U8Array],
+    bool,
+]
+_PACKAGE = "bq.convert.kernels"
+_MODULES = {
+    GgmlType.Q2_K: "affine",
+    GgmlType.Q3_K: "symmetric",
+    GgmlType.Q4_K: "affine",
+    GgmlType.Q5_K: "affine",
+    GgmlType.Q6_K: "symmetric",
+    GgmlType.IQ4_NL: "nonlinear",
+    GgmlType.IQ4_XS: "nonlinear",
+}
+HAVE_KERNELS = frozenset(_MODULES)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Kernels that are ready to run, and how long that took; `compiled` if their machine code was not in the cache."""
+
+    kernels: Mapping[GgmlType, Kernel]
+    seconds: float
+    compiled: bool
+
+
+def is_installed() -> bool:
+    """Whether numba is, which the kernels need."""
+    return find_spec("numba") is not None
+
+
+def load_kernels(kinds: Iterable[GgmlType], with_importance: bool = False) -> Loaded:
+    """The kernels of these types, compiled for this processor or taken from the cache.
+
+    A cache that cannot be read is made anew; one that cannot be written is done without. Raises ImportError where numba
+    does not work.
+    """
+    begun = time.perf_counter()
+    folder = cache_folder()
+    try:
+        return _load(kinds, with_importance, folder, begun)
+    except ImportError:
+        raise
+    except Exception:  # a damaged file, a full disk: numba passes on whatever pickle or the system raise
+        shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="bq-kernels-") as temporary:
+        return _load(kinds, with_importance, Path(temporary), begun)
+
+
+def cache_folder() -> Path:
+    """Where machine code is kept: a folder for each state of the sources, since numba looks at one file of several."""
+    from platformdirs import user_cache_path
+
+    digest = hashlib.sha256()
+    for path in sorted((Path(__file__).parent / "kernels").glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    root = Path(os.environ.get("NUMBA_CACHE_DIR") or user_cache_path("bq"))
+    return root / "kernels" / digest.hexdigest()[:16]
+
+
+def _load(kinds: Iterable[GgmlType], with_importance: bool, folder: Path, begun: float) -> Loaded:
+    from numba import config
+
+    kernels: dict[GgmlType, Kernel] = {}
+    compiled = False
+    before, config.CACHE_DIR = config.CACHE_DIR, str(folder)
+    try:
+        for kind in sorted(kinds):
+            kernels[kind] = kernel = getattr(import_module(f"{_PACKAGE}.{_MODULES[kind]}"), kind.name.lower())
+            _call(kernel, kind, _one_block(kind), np.ones(ggml.block_size(kind)[0], np.float32) if with_importance else None)
+            compiled = compiled or sum(kernel.stats.cache_misses.values()) > 0  # type: ignore[attr-defined]
+    finally:
+        config.CACHE_DIR = before
+    return Loaded(kernels, time.perf_counter() - begun, compiled)
+
+
+def _one_block(kind: GgmlType) -> Rows:
+    zeros = np.zeros((1, ggml.block_size(kind)[0]), np.float32)
+    return rows_in_memory(zeros)
+
+
+def rows_in_memory(wide: F32Array) -> Rows:
+    """A float32 array [n, columns] as rows."""
+    addresses = wide.ctypes.data + np.arange(len(wide), dtype=np.int64) * wide.strides[0]
+    return Rows(addresses, GgmlType.F32, wide.shape[1], False, wide)
+
+
+def quantize(
+    kernel: Kernel, kind: GgmlType, rows: Rows, importance: F32Array | None, widen: Callable[[], F32Array]
+) -> U8Array | None:
+    """Packed bytes [n, row_bytes] of rows, as ggml makes them; None if a weight is not finite.
+
+    `importance` is [columns]. `widen` gives the same rows in float32, for blocks that the kernel leaves to ggml.
+    """
+    found = _call(kernel, kind, rows, importance)
+    if found is None:
+        return None
+    packed, redo = found
+    if redo.any():
+        _redo(kind, packed, np.flatnonzero(redo), importance, widen())
+    return packed.reshape(len(rows.addresses), -1)
+
+
+def _call(kernel: Kernel, kind: GgmlType, rows: Rows, importance: F32Array | None) -> tuple[U8Array, U8Array] | None:
+    width, size = ggml.block_size(kind)
+    blocks = len(rows.addresses) * rows.columns // width
+    packed, redo = np.empty(blocks * size, np.uint8), np.empty(blocks, np.uint8)
+    is_finite = kernel(rows.addresses, int(rows.dtype), rows.columns, rows.normalise, importance, packed, redo)
+    return (packed, redo) if is_finite else None
+
+
+def _redo(kind: GgmlType, packed: U8Array, numbers: npt.NDArray[np.intp], importance: F32Array | None, wide: F32Array) -> None:
+    width, size = ggml.block_size(kind)
+    blocks, target = wide.reshape(-1, width), packed.reshape(-1, size)
+    if importance is None:
+        target[numbers] = ggml.quantize(kind, np.ascontiguousarray(blocks[numbers]))
+        return
+    by_column = importance.reshape(-1, width)
+    for number in numbers:
+        target[number] = ggml.quantize(kind, blocks[number : number + 1], by_column[number % len(by_column)])

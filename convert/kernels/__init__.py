@@ -1,0 +1,1 @@
+"""Quantization kernels for many blocks at once, compiled by numba where it is installed (the extra `fast`)."""

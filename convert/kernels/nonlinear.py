@@ -1,0 +1,197 @@
+"""IQ4_NL and IQ4_XS: x ~ scale * v, v one of sixteen values that lie denser around zero.
+
+The search is quantize_row_iq4_nl_impl of llama.cpp's ggml-quants.c, computed for sixteen blocks; the values are its
+kvalues_iq4nl.
+"""
+
+import numpy as np
+
+from bq.convert.kernels.affine import sum_of_squares, weigh_by_importance
+from bq.convert.kernels.blocks import (
+    ALL_ZERO,
+    SUPER_BLOCK,
+    I64Array,
+    Work,
+    absolute,
+    clamp,
+    f32,
+    i32,
+    make_work,
+    nearest_int,
+    nowhere,
+    put_half,
+    read_blocks,
+    to_half,
+    write_blocks,
+)
+from bq.convert.kernels.lanes import (
+    LANES,
+    F32Array,
+    F32s,
+    I32s,
+    Mask,
+    U8Array,
+    inner,
+    kernel,
+    lanes,
+    load,
+    store,
+    to_float,
+    where,
+)
+
+IQ4_NL_BYTES, IQ4_XS_BYTES = 18, 136
+BLOCK = 32
+_TRIES = 7
+VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
+# Where the nearest value changes. ggml compares the two distances; around each middle both are exact floats, so the
+# comparison is this one, and a number in the very middle goes up.
+_MIDDLES = (VALUES[1:] + VALUES[:-1]) / np.float32(2)
+_STEPS = VALUES[1:] - VALUES[:-1]
+_LOWEST = f32(VALUES[0])
+
+
+@inner
+def _nearest_value(x: F32s) -> F32s:
+    """The nearest of VALUES; the largest for NaN, as best_index_int8 finds it."""
+    found = lanes(_LOWEST)
+    for k in range(15):
+        found = found + where(x < lanes(_MIDDLES[k]), lanes(f32(0)), lanes(_STEPS[k]))
+    return found
+
+
+@inner
+def _nearest_index(x: F32s) -> I32s:
+    """Its index in VALUES: best_index_int8."""
+    found = lanes(i32(0))
+    for k in range(15):
+        found = found + where(x < lanes(_MIDDLES[k]), lanes(i32(0)), lanes(i32(1)))
+    return found
+
+
+@inner
+def _best_scale(work: Work, base: int) -> F32s:
+    """The scale of the block of 32 from `base` on, by `work.weights`; 0 where all weights are."""
+    zero = lanes(f32(0))
+    most = zero
+    for i in range(BLOCK):
+        value = load(work.x, base + i)
+        most = where(absolute(value) > absolute(most), value, most)
+    scale = best = zero
+    for step in range(-_TRIES - 1, _TRIES + 1):  # before all tries the plain step is taken, and kept whatever it gives
+        if step < -_TRIES:
+            inverse = lanes(f32(1)) / (-most / lanes(_LOWEST))
+        else:
+            inverse = lanes(f32(step) + _LOWEST) / most
+        sum_xq = sum_q2 = zero
+        for i in range(BLOCK):
+            value, w = load(work.x, base + i), load(work.weights, i)
+            q = _nearest_value(inverse * value)
+            weighted = w * q
+            sum_xq = sum_xq + weighted * value
+            sum_q2 = sum_q2 + weighted * q
+        if step < -_TRIES:
+            scale = where(sum_q2 > zero, sum_xq / sum_q2, zero)
+            best = scale * sum_xq
+        else:
+            is_better = (sum_q2 > zero) & (sum_xq * sum_xq > best * sum_q2)
+            scale = where(is_better, sum_xq / sum_q2, scale)
+            best = where(is_better, scale * sum_xq, best)
+    return where(absolute(most) < lanes(ALL_ZERO), zero, scale)
+
+
+@inner
+def _weigh(work: Work, importance: F32Array | None, base: int, sigma2: F32s) -> None:
+    """`work.weights` for the block of 32 from `base` on."""
+    if importance is not None:
+        weigh_by_importance(work, base, BLOCK, sigma2)
+    else:
+        for i in range(BLOCK):
+            store(work.weights, i, load(work.x, base + i) * load(work.x, base + i))
+
+
+@inner
+def _inverse(x: F32s) -> F32s:
+    """1 / x, or 0."""
+    zero = lanes(f32(0))
+    return where(x == zero, zero, lanes(f32(1)) / x)
+
+
+@inner
+def _put_block(work: Work, base: int, inverse: F32s, at: int) -> None:
+    """The q of 32 weights in 16 bytes: the first half in the lower bits, the second in the upper ones."""
+    for i in range(16):
+        low = _nearest_index(inverse * load(work.x, base + i))
+        high = _nearest_index(inverse * load(work.x, base + 16 + i))
+        store(work.packed, at + i, low | (high << lanes(i32(4))))
+
+
+@kernel
+def iq4_nl(
+    rows: I64Array,
+    dtype: int,
+    columns: int,
+    normalise: bool,
+    importance: F32Array | None,
+    out: U8Array,
+    redo: U8Array,
+) -> bool:
+    """block_iq4_nl: d, 16 bytes of q for 32 weights; see bq.convert.quantizer for the arguments."""
+    work = make_work(IQ4_NL_BYTES, len(rows) if normalise else 0)
+    for first in range(0, len(redo), LANES):
+        if not read_blocks(rows, dtype, columns, importance, work, first, BLOCK):
+            return False
+        sigma2 = sum_of_squares(work.x, 0, BLOCK) * lanes(f32(2 / BLOCK))
+        _weigh(work, importance, 0, sigma2)
+        scale = _best_scale(work, 0)
+        put_half(work.packed, 0, to_half(scale))
+        _put_block(work, 0, _inverse(scale), 2)
+        write_blocks(work.packed, nowhere(), first, IQ4_NL_BYTES, out, redo)
+    return True
+
+
+@kernel
+def iq4_xs(
+    rows: I64Array,
+    dtype: int,
+    columns: int,
+    normalise: bool,
+    importance: F32Array | None,
+    out: U8Array,
+    redo: U8Array,
+) -> bool:
+    """block_iq4_xs: d, 2 bytes of upper and 4 of lower bits of eight scales, 128 bytes of q."""
+    work = make_work(IQ4_XS_BYTES, len(rows) if normalise else 0)
+    for first in range(0, len(redo), LANES):
+        if not read_blocks(rows, dtype, columns, importance, work, first, SUPER_BLOCK):
+            return False
+        sigma2 = sum_of_squares(work.x, 0, SUPER_BLOCK) * lanes(f32(2 / SUPER_BLOCK))
+        most = lanes(f32(0))
+        for j in range(8):
+            _weigh(work, importance, BLOCK * j, sigma2)
+            scale = _best_scale(work, BLOCK * j)
+            store(work.scales, j, scale)
+            most = where(absolute(scale) > absolute(most), scale, most)
+        _put_scales(work, -most / lanes(f32(32)))
+        for j in range(8):
+            _put_block(work, BLOCK * j, _inverse(load(work.scales, j)), 8 + 16 * j)
+        write_blocks(work.packed, nowhere(), first, IQ4_XS_BYTES, out, redo)
+    return True
+
+
+@inner
+def _put_scales(work: Work, d: F32s) -> None:
+    """d and the eight scales in steps of it, bytes 0 to 7; `work.scales` become these multiples."""
+    inverse = _inverse(d)
+    upper = lanes(i32(0))
+    for j in range(8):
+        level = clamp(nearest_int(inverse * load(work.scales, j)), -32, 31)
+        store(work.scales, j, d * to_float(level))
+        store(work.scale_q, j, level + lanes(i32(32)))
+        upper = upper | ((load(work.scale_q, j) >> lanes(i32(4))) << lanes(i32(2 * j)))
+    put_half(work.packed, 0, to_half(d))
+    put_half(work.packed, 2, upper)
+    low = lanes(i32(15))
+    for j in range(0, 8, 2):
+        pair = (load(work.scale_q, j) & low) | ((load(work.scale_q, j + 1) & low) << lanes(i32(4)))
+        store(work.packed, 4 + j // 2, pair)

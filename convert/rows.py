@@ -1,0 +1,91 @@
+"""Rows of a planned tensor on their way from the checkpoint to packed bytes: in the order of the output, widened to float32,
+checked, and divided by their norms for NormHead.
+
+A kernel takes `Rows`, the places in memory where the rows lie, and does all that itself; `wide_rows` does it for ggml.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bq.convert.plan import PlannedTensor, row_order
+from bq.convert.source import Array, aligned
+from bq.runtime import ggml
+from bq.runtime.errors import BqError
+from bq.runtime.ggml import GgmlType
+from bq.runtime.language import say
+
+_TINY = np.float32(1e-12)  # torch.nn.functional.normalize's eps
+_SUMS = 16  # partial sums of squares of a row, as the kernels keep them
+_TYPES = {"f32": GgmlType.F32, "f16": GgmlType.F16, "bf16": GgmlType.BF16}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where rows lie: the memory address of each, their type, and what must stay alive meanwhile."""
+
+    addresses: npt.NDArray[np.int64]
+    dtype: GgmlType
+    columns: int
+    normalise: bool
+    memory: Array
+
+
+def rows_of(tensor: PlannedTensor, start: int, stop: int) -> Rows:
+    """Output rows [start, stop) where they lie in the mapped checkpoint, or in a copy if a row has gaps."""
+    view = _view(tensor)
+    order = row_order(tensor, start, stop)
+    if view.strides[1] != view.itemsize:
+        view, order = view[order].copy(), slice(0, stop - start)
+    numbers = np.arange(order.start, order.stop) if isinstance(order, slice) else order
+    addresses = view.ctypes.data + numbers.astype(np.int64) * view.strides[0]
+    return Rows(addresses, _TYPES[tensor.source.dtype], tensor.columns, tensor.normalise, view)
+
+
+def wide_rows(tensor: PlannedTensor, start: int, stop: int, wide: npt.NDArray[np.float32]) -> None:
+    """Output rows [start, stop) into `wide`, [stop - start, columns]. Raises BqError for a weight that is not finite."""
+    ggml.widen(aligned(_view(tensor)[row_order(tensor, start, stop)]), wide)
+    _check_finite(tensor, wide, start)
+    if tensor.normalise:
+        normalise_rows(wide)
+
+
+def _view(tensor: PlannedTensor) -> Array:
+    view = tensor.source.view()
+    return view[np.newaxis, :] if view.ndim == 1 else view
+
+
+def normalise_rows(rows: npt.NDArray[np.float32]) -> None:
+    """Divide each row [n, columns] by its L2 norm, in place (NormHead: torch's normalize with p=2, dim=1, eps=1e-12).
+
+    The sums of squares are kept in float64 and added in a fixed order, that of the kernels' row_norm: bytes must not
+    depend on how numpy groups additions, nor on who quantizes.
+    """
+    sums = np.zeros((len(rows), _SUMS))
+    for start in range(0, rows.shape[1], _SUMS):
+        part = rows[:, start : start + _SUMS].astype(np.float64)
+        sums[:, : part.shape[1]] += part * part
+    total = np.zeros(len(rows))
+    for column in range(_SUMS):
+        total += sums[:, column]
+    rows /= np.maximum(np.sqrt(total).astype(np.float32), _TINY)[:, np.newaxis]
+
+
+def _check_finite(tensor: PlannedTensor, rows: npt.NDArray[np.float32], start: int) -> None:
+    finite = np.isfinite(rows)
+    if finite.all():
+        return
+    row, column = (int(i) for i in np.argwhere(~finite)[0])
+    order = row_order(tensor, start, start + rows.shape[0])
+    source_row = order.start + row if isinstance(order, slice) else int(order[row])
+    raise BqError(
+        say(
+            f"{tensor.source.name} in {tensor.source.file.path.name}, row {source_row}, column {column} is {rows[row, column]}.",
+            f"{tensor.source.file.path.name} 中 {tensor.source.name} 第 {source_row} 行第 {column} 列的值为 {rows[row, column]}。",
+        ),
+        say(
+            "The checkpoint is damaged: download it again, or ask its author.",
+            "检查点已损坏：请重新下载，或联系其作者。",
+        ),
+    )
