@@ -18,6 +18,7 @@ from bq.convert.kernels.blocks import (
     clamp,
     everywhere,
     f32,
+    fits_half,
     from_half,
     i32,
     larger,
@@ -246,9 +247,10 @@ def _weigh_by_magnitude(work: Work, base: int, n: int, mean: F32s) -> None:
 def _apply_scales(work: Work, n: int, d: F32s, dmin: F32s, at: int) -> Mask:
     """Bytes `at` to `at + 3` are d and dmin; `work.scales` and `minima` become what a reader of the file will see.
 
-    Odd are lanes whose scale was rounded to 0: there C keeps the search's q, which is not at hand.
+    Odd are lanes whose scale was rounded to 0: there C keeps the search's q, which is not at hand; and those where float16
+    does not hold d or dmin.
     """
-    zero, odd = lanes(f32(0)), nowhere()
+    zero, odd = lanes(f32(0)), ~(fits_half(d) & fits_half(dmin))
     put_half(work.packed, at, to_half(d))
     put_half(work.packed, at + 2, to_half(dmin))
     d, dmin = from_half(to_half(d)), from_half(to_half(dmin))

@@ -157,6 +157,12 @@ def to_half(x: F32s) -> I32s:
 
 
 @inner
+def fits_half(x: F32s) -> Mask:
+    """Whether float16 can hold it: it is no NaN, and does not round to infinity."""
+    return absolute(x) < lanes(f32(65520))
+
+
+@inner
 def from_half(half: I32s) -> F32s:
     """float16 bits to float32; exact, denormals too."""
     nonsign = half & lanes(i32(0x7FFF))

@@ -15,10 +15,10 @@ from bq.convert.kernels.blocks import (
     absolute,
     clamp,
     f32,
+    fits_half,
     i32,
     make_work,
     nearest_int,
-    nowhere,
     put_half,
     read_blocks,
     to_half,
@@ -146,7 +146,7 @@ def iq4_nl(
         scale = _best_scale(work, 0)
         put_half(work.packed, 0, to_half(scale))
         _put_block(work, 0, _inverse(scale), 2)
-        write_blocks(work.packed, nowhere(), first, IQ4_NL_BYTES, out, redo)
+        write_blocks(work.packed, ~fits_half(scale), first, IQ4_NL_BYTES, out, redo)
     return True
 
 
@@ -172,10 +172,11 @@ def iq4_xs(
             scale = _best_scale(work, BLOCK * j)
             store(work.scales, j, scale)
             most = where(absolute(scale) > absolute(most), scale, most)
-        _put_scales(work, -most / lanes(f32(32)))
+        d = -most / lanes(f32(32))
+        _put_scales(work, d)
         for j in range(8):
             _put_block(work, BLOCK * j, _inverse(load(work.scales, j)), 8 + 16 * j)
-        write_blocks(work.packed, nowhere(), first, IQ4_XS_BYTES, out, redo)
+        write_blocks(work.packed, ~fits_half(d), first, IQ4_XS_BYTES, out, redo)
     return True
 
 

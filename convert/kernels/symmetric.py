@@ -13,8 +13,8 @@ from bq.convert.kernels.blocks import (
     Work,
     absolute,
     clamp,
-    everywhere,
     f32,
+    fits_half,
     from_half,
     i32,
     larger,
@@ -133,17 +133,21 @@ def _scale_by_descent(work: Work, base: int, n: int, top: int) -> F32s:
 
 
 @inner
-def _apply_scales(work: Work, d: F32s, is_empty: Mask) -> Mask:
-    """`work.scales` become what a reader of the file will see, from d as stored and `work.scale_q`.
+def _apply_scales(work: Work, d: F32s, is_cleared: Mask, at: int) -> Mask:
+    """d becomes bytes `at` and `at + 1`, `work.scales` what a reader of the file will see.
 
-    Odd are lanes whose scale was rounded to 0: there C keeps the search's q, which is not at hand.
+    Odd are lanes whose scale was rounded to 0: there C keeps the search's q, which is not at hand, unless it clears the whole
+    block; and those where float16 does not hold d.
     """
-    zero, odd = lanes(f32(0)), nowhere()
+    zero = lanes(f32(0))
+    odd = ~fits_half(d)
+    put_half(work.packed, at, to_half(d))
+    d = from_half(to_half(d))
     for j in range(16):
         scale = d * to_float(load(work.scale_q, j))
         is_zero = _largest_is_zero(work.x, 16 * j, 16)
-        odd = odd | ((scale == zero) & ~is_zero & ~is_empty)
-        store(work.scales, j, where(is_empty, zero, scale))
+        odd = odd | ((scale == zero) & ~is_zero & ~is_cleared)
+        store(work.scales, j, scale)
     return odd
 
 
@@ -161,11 +165,6 @@ def _level(work: Work, i: int, top: int) -> I32s:
 
 
 @inner
-def _largest_scale(work: Work) -> F32s:
-    return _largest(work.scales, 0, 16)
-
-
-@inner
 def _scales_of_q6_k(work: Work, importance: F32Array | None) -> Mask:
     """Sixteen scales of 8 bits and d, bytes 192 to 209."""
     for j in range(16):
@@ -176,17 +175,14 @@ def _scales_of_q6_k(work: Work, importance: F32Array | None) -> Mask:
                 store(work.weights, i, load(work.x, 16 * j + i) * load(work.x, 16 * j + i))
         scale, _ = _best_scale(work.x, 16 * j, 16, 32, work.weights)
         store(work.scales, j, scale)
-    most = _largest_scale(work)
+    most = _largest(work.scales, 0, 16)
     is_empty = absolute(most) < lanes(ALL_ZERO)
     inverse = lanes(f32(-128)) / most
-    nothing = lanes(i32(0))
-    half = where(is_empty, nothing, to_half(lanes(f32(1)) / inverse))
     for j in range(16):
         level = at_most(nearest_int(inverse * load(work.scales, j)), 127)
-        store(work.scale_q, j, where(is_empty, nothing, level))
+        store(work.scale_q, j, where(is_empty, lanes(i32(0)), level))
         store(work.packed, 192 + j, load(work.scale_q, j))
-    put_half(work.packed, 208, half)
-    return _apply_scales(work, from_half(half), is_empty)
+    return _apply_scales(work, where(is_empty, lanes(f32(0)), lanes(f32(1)) / inverse), is_empty, 208)
 
 
 @kernel
@@ -230,19 +226,19 @@ def _scales_of_q3_k(work: Work, importance: F32Array | None) -> Mask:
             scale, _ = _best_scale(work.x, 16 * j, 16, 4, work.weights)
             store(work.scales, j, scale)
         d, inverse = _best_scale(work.scales, 0, 16, 32, work.sums)
+        is_empty = inverse == lanes(f32(0))
     else:
         for j in range(16):
             store(work.scales, j, _scale_by_descent(work, 16 * j, 16, 4))
-        inverse = lanes(f32(-32)) / _largest_scale(work)
+        most = _largest(work.scales, 0, 16)
+        inverse = lanes(f32(-32)) / most
         d = lanes(f32(1)) / inverse
-    is_empty = inverse == lanes(f32(0)) if importance is not None else _largest_scale(work) == lanes(f32(0))
-    half = where(is_empty, lanes(i32(0)), to_half(d))
+        is_empty = most == lanes(f32(0))
     for j in range(16):
         level = clamp(nearest_int(inverse * load(work.scales, j)), -32, 31)
         store(work.scale_q, j, where(is_empty, lanes(i32(-32)), level))
     _put_6_bits(work, 96)
-    put_half(work.packed, 108, half)
-    return _apply_scales(work, from_half(half), nowhere())
+    return _apply_scales(work, where(is_empty, lanes(f32(0)), d), nowhere(), 108)
 
 
 @inner
