@@ -2,8 +2,8 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -17,12 +17,12 @@ from bq.convert.metadata import add_metadata
 from bq.convert.mixture import Mixture, find_mixture
 from bq.convert.norm_head import BAICHUAN_1_VOCAB, NormHead, decide_norm_head
 from bq.convert.output_file import check_output, writing
-from bq.convert.plan import Plan, make_plan
+from bq.convert.plan import Plan, fallbacks, make_plan
 from bq.convert.quantizer import GGML, Quantizer
 from bq.convert.read_back import ReadBack, read_back
 from bq.convert.vocabulary import Vocabulary, read_vocabulary
 from bq.convert.write import Progress, Target, write_tensors
-from bq.runtime.errors import BqError
+from bq.runtime.errors import BqError, UsageError
 from bq.runtime.language import say
 
 DEMO_NAME = "bq-demo"
@@ -111,10 +111,26 @@ def prepare_several(
             ),
             say("Check the path and its permissions.", "请检查路径与权限。"),
         ) from None
-    return [first, *(_other_mixture(first, mixture) for mixture in chosen[1:])]
+    return [_refuse_useless(one) for one in (first, *(in_mixture(first, mixture) for mixture in chosen[1:]))]
 
 
-def _other_mixture(conversion: Conversion, mixture: Mixture) -> Conversion:
+def _refuse_useless(conversion: Conversion) -> Conversion:
+    """Raises UsageError for a mixture of ours where it is llama.cpp's own."""
+    mixture = conversion.mixture
+    if mixture.is_own and not fallbacks(conversion.plan, mixture, conversion.config.blocks):
+        theirs = mixture.file_type.name
+        raise UsageError(
+            say(
+                f"All rows of {conversion.identity.name} divide by 256: {mixture.name} is the same as {theirs}.",
+                f"{conversion.identity.name} 的每一行都能被 256 整除：{mixture.name} 与 {theirs} 相同。",
+            ),
+            say(f"Use -q {theirs}.", f"请用 -q {theirs}。"),
+        )
+    return conversion
+
+
+def in_mixture(conversion: Conversion, mixture: Mixture) -> Conversion:
+    """The same conversion to another mixture."""
     plan = make_plan(conversion.checkpoint, conversion.config, mixture, conversion.norm_head.fold)
     return replace(conversion, mixture=mixture, plan=plan)
 
@@ -152,35 +168,42 @@ def convert(
     return convert_several([Output(conversion, out, quantizer)], threads, force, report)[0]
 
 
+def check_outputs(conversions: Sequence[Conversion], paths: Sequence[Path], force: bool) -> None:
+    """Raise UsageError or BqError if the files cannot be written there, as far as that can be known."""
+    need_bytes = sum(conversion.size_bytes for conversion in conversions)
+    for path in paths:
+        with _disk_errors(path):
+            check_output(path, force, need_bytes)
+
+
 def convert_several(
     outputs: Sequence[Output], threads: int, force: bool = False, report: Callable[[Progress], None] = lambda _: None
 ) -> list[Converted]:
     """The same for several files from one read of their checkpoint: all get their names, or none."""
     begun = time.perf_counter()
-    now = outputs[0].path
+    check_outputs([output.conversion for output in outputs], [output.path for output in outputs], force)
+    with _disk_errors(outputs[0].path), ExitStack() as stack:
+        parts = [stack.enter_context(writing(output.path, force)) for output in outputs]
+        _write(outputs, parts, threads, report)
+        write_seconds = time.perf_counter() - begun
+        return [_read_back(*pair, threads, write_seconds) for pair in zip(outputs, parts, strict=True)]
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
     try:
-        for output in outputs:
-            check_output(output.path, force, sum(one.conversion.size_bytes for one in outputs))
-        with ExitStack() as stack:
-            parts = [stack.enter_context(writing(output.path, force)) for output in outputs]
-            _write(outputs, parts, threads, report)
-            write_seconds = time.perf_counter() - begun
-            done = []
-            for output, part in zip(outputs, parts, strict=True):
-                now = output.path
-                done.append(_read_back(output, part, threads, write_seconds))
+        yield
     except OSError as error:
         raise BqError(
             say(
-                f"Writing {now.name} failed: {error.strerror or error}.",
-                f"写入 {now.name} 失败：{error.strerror or error}。",
+                f"Writing {path.name} failed: {error.strerror or error}.",
+                f"写入 {path.name} 失败：{error.strerror or error}。",
             ),
             say(
                 "Nothing was left behind. Free some space, or give another -o.",
                 "没有留下任何文件。请腾出空间，或用 -o 指定其他位置。",
             ),
         ) from None
-    return done
 
 
 def _read_back(output: Output, part: Path, threads: int, write_seconds: float) -> Converted:
@@ -189,9 +212,7 @@ def _read_back(output: Output, part: Path, threads: int, write_seconds: float) -
     return Converted(output.path, part.stat().st_size, write_seconds, time.perf_counter() - begun, checked)
 
 
-def _write(
-    outputs: Sequence[Output], parts: Sequence[Path], threads: int, report: Callable[[Progress], None]
-) -> None:
+def _write(outputs: Sequence[Output], parts: Sequence[Path], threads: int, report: Callable[[Progress], None]) -> None:
     with ExitStack() as stack:
         targets = []
         for output, part in zip(outputs, parts, strict=True):
@@ -218,7 +239,7 @@ def _write_header(output: Output, part: Path) -> BinaryIO:
         conversion.generation,
         conversion.mixture,
         conversion.plan.weights,
-        output.quantizer.name_for(conversion.plan),
+        *output.quantizer.describe(conversion.plan),
     )
     for tensor in conversion.plan.tensors:
         kind = GGMLQuantizationType(tensor.kind)

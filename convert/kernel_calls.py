@@ -23,12 +23,10 @@ from bq.runtime.ggml import GgmlType
 
 F32Array = npt.NDArray[np.float32]
 U8Array = npt.NDArray[np.uint8]
-# (addresses of rows, their type, columns, whether to normalise, importance of the columns or None, packed bytes, flags of
-# blocks to be done by ggml) -> False if a weight is not finite. The arrays are flat, the last two are filled.
-Kernel = Callable[
-    [npt.NDArray[np.int64], int, int, bool, F32Array | None, U8Array, U8Array],
-    bool,
-]
+# (addresses of rows, their type, columns, whether to normalise, importance of the columns or None, rounds of refinement or
+# None, packed bytes, flags of blocks to be done by ggml) -> False if a weight is not finite. The arrays are flat, the last two
+# are filled.
+Kernel = Callable[[npt.NDArray[np.int64], int, int, bool, F32Array | None, int | None, U8Array, U8Array], bool]
 _PACKAGE = "bq.convert.kernels"
 _MODULES = {
     GgmlType.Q2_K: "affine",
@@ -56,8 +54,8 @@ def is_installed() -> bool:
     return find_spec("numba") is not None
 
 
-def load_kernels(kinds: Iterable[GgmlType], with_importance: bool = False) -> Loaded:
-    """The kernels of these types, compiled for this processor or taken from the cache.
+def load_kernels(kinds: Iterable[GgmlType], with_importance: bool = False, effort: int | None = None) -> Loaded:
+    """The kernels of these types, compiled for this processor or taken from the cache, for one way to call them.
 
     A cache that cannot be read is made anew; one that cannot be written is done without. Raises ImportError where numba
     does not work.
@@ -65,13 +63,13 @@ def load_kernels(kinds: Iterable[GgmlType], with_importance: bool = False) -> Lo
     begun = time.perf_counter()
     folder = cache_folder()
     try:
-        return _load(kinds, with_importance, folder, begun)
+        return _load(kinds, with_importance, effort, folder, begun)
     except ImportError:
         raise
     except Exception:  # a damaged file, a full disk: numba passes on whatever pickle or the system raise
         shutil.rmtree(folder, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="bq-kernels-") as temporary:
-        return _load(kinds, with_importance, Path(temporary), begun)
+        return _load(kinds, with_importance, effort, Path(temporary), begun)
 
 
 def cache_folder() -> Path:
@@ -85,7 +83,7 @@ def cache_folder() -> Path:
     return root / "kernels" / digest.hexdigest()[:16]
 
 
-def _load(kinds: Iterable[GgmlType], with_importance: bool, folder: Path, begun: float) -> Loaded:
+def _load(kinds: Iterable[GgmlType], with_importance: bool, effort: int | None, folder: Path, begun: float) -> Loaded:
     from numba import config
 
     kernels: dict[GgmlType, Kernel] = {}
@@ -94,16 +92,13 @@ def _load(kinds: Iterable[GgmlType], with_importance: bool, folder: Path, begun:
     try:
         for kind in sorted(kinds):
             kernels[kind] = kernel = getattr(import_module(f"{_PACKAGE}.{_MODULES[kind]}"), kind.name.lower())
-            _call(kernel, kind, _one_block(kind), np.ones(ggml.block_size(kind)[0], np.float32) if with_importance else None)
-            compiled = compiled or sum(kernel.stats.cache_misses.values()) > 0  # type: ignore[attr-defined]
+            width = ggml.block_size(kind)[0]
+            importance = np.ones(width, np.float32) if with_importance else None
+            _call(kernel, kind, rows_in_memory(np.zeros((1, width), np.float32)), importance, effort)
+            compiled = compiled or sum(kernel.stats.cache_misses.values()) > 0
     finally:
         config.CACHE_DIR = before
     return Loaded(kernels, time.perf_counter() - begun, compiled)
-
-
-def _one_block(kind: GgmlType) -> Rows:
-    zeros = np.zeros((1, ggml.block_size(kind)[0]), np.float32)
-    return rows_in_memory(zeros)
 
 
 def rows_in_memory(wide: F32Array) -> Rows:
@@ -113,13 +108,19 @@ def rows_in_memory(wide: F32Array) -> Rows:
 
 
 def quantize(
-    kernel: Kernel, kind: GgmlType, rows: Rows, importance: F32Array | None, widen: Callable[[], F32Array]
+    kernel: Kernel,
+    kind: GgmlType,
+    rows: Rows,
+    importance: F32Array | None,
+    widen: Callable[[], F32Array],
+    effort: int | None = None,
 ) -> U8Array | None:
-    """Packed bytes [n, row_bytes] of rows, as ggml makes them; None if a weight is not finite.
+    """Packed bytes [n, row_bytes] of rows, without `effort` as ggml makes them; None if a weight is not finite.
 
-    `importance` is [columns]. `widen` gives the same rows in float32, for blocks that the kernel leaves to ggml.
+    `importance` is [columns], `effort` the rounds of refinement. `widen` gives the same rows in float32, for blocks that the
+    kernel leaves to ggml.
     """
-    found = _call(kernel, kind, rows, importance)
+    found = _call(kernel, kind, rows, importance, effort)
     if found is None:
         return None
     packed, redo = found
@@ -128,15 +129,19 @@ def quantize(
     return packed.reshape(len(rows.addresses), -1)
 
 
-def _call(kernel: Kernel, kind: GgmlType, rows: Rows, importance: F32Array | None) -> tuple[U8Array, U8Array] | None:
+def _call(
+    kernel: Kernel, kind: GgmlType, rows: Rows, importance: F32Array | None, effort: int | None
+) -> tuple[U8Array, U8Array] | None:
     width, size = ggml.block_size(kind)
     blocks = len(rows.addresses) * rows.columns // width
     packed, redo = np.empty(blocks * size, np.uint8), np.empty(blocks, np.uint8)
-    is_finite = kernel(rows.addresses, int(rows.dtype), rows.columns, rows.normalise, importance, packed, redo)
+    is_finite = kernel(rows.addresses, int(rows.dtype), rows.columns, rows.normalise, importance, effort, packed, redo)
     return (packed, redo) if is_finite else None
 
 
-def _redo(kind: GgmlType, packed: U8Array, numbers: npt.NDArray[np.intp], importance: F32Array | None, wide: F32Array) -> None:
+def _redo(
+    kind: GgmlType, packed: U8Array, numbers: npt.NDArray[np.intp], importance: F32Array | None, wide: F32Array
+) -> None:
     width, size = ggml.block_size(kind)
     blocks, target = wide.reshape(-1, width), packed.reshape(-1, size)
     if importance is None:

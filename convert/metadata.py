@@ -13,6 +13,7 @@ from bq.convert.identity import Identity
 from bq.convert.mixture import Mixture
 from bq.convert.norm_head import NormHead
 from bq.convert.vocabulary import Vocabulary
+from bq.runtime.known import MIXTURE_KEY
 from bq.runtime.releases import releases
 from bq.runtime.tokenizer import DUMMY_PREFIX_KEY, EXTRA_WHITESPACE_KEY
 
@@ -57,6 +58,7 @@ def add_metadata(
     mixture: Mixture,
     weights: int,
     quantizer: str,
+    effort: str,
 ) -> None:
     """Add every key to a GGUFWriter of the architecture `baichuan`."""
     writer.add_type("model")
@@ -67,7 +69,11 @@ def add_metadata(
     for key, value in _own_keys(vocabulary, identity, norm_head, generation):
         add = {bool: writer.add_bool, int: writer.add_uint32, str: writer.add_string}[type(value)]
         add(key, value)
+    if mixture.is_own:  # general.file_type has no number for it
+        writer.add_string(MIXTURE_KEY, mixture.name)
     writer.add_string("bq.quantizer", quantizer)
+    if effort != "normal":
+        writer.add_string("bq.effort", effort)
     writer.add_quantization_version(_QUANTIZATION_VERSION)
     writer.add_file_type(mixture.file_type)
 

@@ -1,7 +1,10 @@
 """Which type each tensor gets in each mixture: llama.cpp's own choice (src/llama-quant.cpp, llama_tensor_get_type_impl
 and tensor_type_fallback), reduced to what a Baichuan model can meet: no grouped heads, no experts, an output of its own.
+
+Beside llama.cpp's mixtures stand some of bq's own, NAME_NL, which differ where rows do not divide into super-blocks of 256.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bq.runtime.errors import UsageError
@@ -12,17 +15,40 @@ from bq.runtime.language import say
 T = GgmlType
 
 
+# tensor_type_fallback: a 256-wide type whose rows do not divide becomes the 32-wide type beside it.
+_FALLBACKS = {
+    T.IQ3_S: T.IQ4_NL,
+    T.IQ4_XS: T.IQ4_NL,
+    T.Q2_K: T.Q4_0,
+    T.Q3_K: T.Q4_0,
+    T.Q4_K: T.Q5_0,
+    T.Q5_K: T.Q5_1,
+    T.Q6_K: T.Q8_0,
+}
+# The 13B releases have an FFN width of 13,696, so all their ffn_down fall back, and Q4_K_M spends 8.5 bits on every second one.
+# These spend bits where they lower the error most (`python -m bench.quality --narrow`): IQ4_NL is the best of the 32-wide types by error
+# per bit, 4-bit weights come out as Q4_K's, and Q5_0 beats Q5_1.
+_OWN_FALLBACKS = {T.Q2_K: T.IQ4_NL, T.Q3_K: T.IQ4_NL, T.Q4_K: T.IQ4_NL, T.Q5_K: T.Q5_0, T.Q6_K: T.Q5_0}
+_OWN_SUFFIX = "_NL"
+
+
 @dataclass(frozen=True)
 class Mixture:
-    """A file type, and the type most tensors get."""
+    """A file type, the type most tensors get, and what 256-wide types become where rows do not divide."""
 
     file_type: FileType
     default: GgmlType
+    is_own: bool = False
 
     @property
     def name(self) -> str:
         """Its name, as users give it."""
-        return self.file_type.name
+        return self.file_type.name + (_OWN_SUFFIX if self.is_own else "")
+
+    @property
+    def fallbacks(self) -> Mapping[GgmlType, GgmlType]:
+        """A 256-wide type to the 32-wide one in its place."""
+        return _OWN_FALLBACKS if self.is_own else _FALLBACKS
 
 
 _ALL = (
@@ -51,55 +77,51 @@ _ALL = (
 MIXTURES = {mixture.name: mixture for mixture in _ALL}
 DEFAULT_MIXTURE = "Q4_K_M"
 _UNQUANTIZED = (T.F32, T.F16, T.BF16)
-
-# tensor_type_fallback: a 256-wide type whose rows do not divide becomes the 32-wide type beside it.
-_FALLBACKS = {
-    T.IQ3_S: T.IQ4_NL,
-    T.IQ4_XS: T.IQ4_NL,
-    T.Q2_K: T.Q4_0,
-    T.Q3_K: T.Q4_0,
-    T.Q4_K: T.Q5_0,
-    T.Q5_K: T.Q5_1,
-    T.Q6_K: T.Q8_0,
-}
+_WITH_OWN = ("Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K")
+_OWN = [Mixture(MIXTURES[name].file_type, MIXTURES[name].default, is_own=True) for name in _WITH_OWN]
+OWN_MIXTURES = {mixture.name: mixture for mixture in _OWN}
 
 
 def find_mixture(name: str) -> Mixture:
     """The mixture of a name in any case. Raises UsageError with the names there are."""
     try:
-        return MIXTURES[name.upper()]
+        return (MIXTURES | OWN_MIXTURES)[name.upper()]
     except KeyError:
         raise UsageError(
             say(f"There is no mixture {name}.", f"没有名为 {name} 的混合量化。"),
-            say(f"Choose one of {' '.join(MIXTURES)}.", f"可选：{' '.join(MIXTURES)}。"),
+            say(
+                f"Choose one of {' '.join(MIXTURES)}; for a 13B also {' '.join(OWN_MIXTURES)}.",
+                f"可选：{' '.join(MIXTURES)}；13B 还可选 {' '.join(OWN_MIXTURES)}。",
+            ),
         ) from None
+
+
+def own_mixture(mixture: Mixture) -> Mixture | None:
+    """bq's own variant of one of llama.cpp's mixtures."""
+    return OWN_MIXTURES.get(mixture.name + _OWN_SUFFIX)
 
 
 def tensor_type(mixture: Mixture, name: str, columns: int, blocks: int) -> GgmlType:
     """The type of the matrix `name` (GGUF name) with rows of `columns` weights, in a model of `blocks` blocks."""
+    chosen = wanted_type(mixture, name, blocks)
+    if name == "output.weight" and columns % block_size(mixture.default)[0]:
+        chosen = T.Q8_0
+    if columns % block_size(chosen)[0] == 0 or mixture.default in _UNQUANTIZED:
+        return chosen
+    narrower = mixture.fallbacks.get(chosen, chosen)
+    return narrower if columns % block_size(narrower)[0] == 0 else T.F16
+
+
+def wanted_type(mixture: Mixture, name: str, blocks: int) -> GgmlType:
+    """The type that a matrix gets if its rows divide into blocks."""
     if mixture.default in _UNQUANTIZED:
         return mixture.default
     if name == "output.weight":
-        chosen = _output_type(mixture.default, columns)
-    elif name.startswith("blk."):
+        return T.Q8_0 if mixture.default == T.Q8_0 else T.Q6_K
+    if name.startswith("blk."):
         _, number, part, _ = name.split(".")
-        chosen = _block_type(mixture, part, int(number), blocks)
-    else:
-        chosen = mixture.default
-    return _fit(chosen, columns)
-
-
-def _output_type(default: GgmlType, columns: int) -> GgmlType:
-    if columns % block_size(default)[0]:
-        return T.Q8_0
-    return T.Q8_0 if default == T.Q8_0 else T.Q6_K
-
-
-def _fit(chosen: GgmlType, columns: int) -> GgmlType:
-    if columns % block_size(chosen)[0] == 0:
-        return chosen
-    narrower = _FALLBACKS.get(chosen, chosen)
-    return narrower if columns % block_size(narrower)[0] == 0 else T.F16
+        return _block_type(mixture, part, int(number), blocks)
+    return mixture.default
 
 
 def _gets_more_bits(block: int, blocks: int) -> bool:
@@ -111,7 +133,7 @@ def _block_type(mixture: Mixture, part: str, block: int, blocks: int) -> GgmlTyp
     """The type of one of a block's matrices, before its row size is looked at."""
     rules = {"attn_v": _attn_v_type, "ffn_down": _ffn_down_type, "attn_output": _attn_output_type}
     rule = rules.get(part)
-    return (rule(mixture.name, block, blocks) if rule else None) or mixture.default
+    return (rule(mixture.file_type.name, block, blocks) if rule else None) or mixture.default
 
 
 def _attn_v_type(mixture: str, block: int, blocks: int) -> GgmlType | None:

@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from bq.convert.checkpoint import Checkpoint
 from bq.convert.config import ModelConfig
-from bq.convert.mixture import Mixture, tensor_type
+from bq.convert.mixture import Mixture, tensor_type, wanted_type
 from bq.convert.source import SourceTensor
 from bq.runtime.errors import BqError
-from bq.runtime.ggml import GgmlType, row_bytes
+from bq.runtime.ggml import GgmlType, block_size, row_bytes
 from bq.runtime.language import say
 
 # What bitsandbytes, Baichuan's own int8 and GPTQ or AWQ call the parts of a quantized matrix.
@@ -113,6 +113,31 @@ def make_plan(checkpoint: Checkpoint, config: ModelConfig, mixture: Mixture, fol
         tensors.append(planned)
         offset += _padded(planned.size_bytes)
     return Plan(tuple(tensors))
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """Matrices whose rows do not divide into the blocks of the type they were to have."""
+
+    part: str  # the name after the block's number, such as ffn_down
+    columns: int
+    wanted: GgmlType
+    given: GgmlType
+    tensors: int
+    more_bytes: int  # than the wanted type would take
+
+
+def fallbacks(plan: Plan, mixture: Mixture, blocks: int) -> list[Fallback]:
+    """What the plan stores in other types than the mixture would have it, grouped."""
+    groups: dict[tuple[str, int, GgmlType, GgmlType], list[int]] = {}
+    for tensor in plan.tensors:
+        wanted = wanted_type(mixture, tensor.name, blocks)
+        if len(tensor.shape) == 2 and wanted != tensor.kind:
+            width, size = block_size(wanted)
+            more = tensor.size_bytes - tensor.weights * size // width
+            key = (tensor.name.removesuffix(".weight").split(".")[-1], tensor.columns, wanted, tensor.kind)
+            groups.setdefault(key, []).append(more)
+    return [Fallback(*key, len(more), sum(more)) for key, more in groups.items()]
 
 
 def row_order(tensor: PlannedTensor, start: int, stop: int) -> npt.NDArray[np.intp] | slice:

@@ -27,6 +27,9 @@ _NOISE, _COARSE_NOISE = 0.03, 0.11
 _COARSE = (ggml.GgmlType.Q2_K, ggml.GgmlType.Q3_K, ggml.GgmlType.IQ3_S)
 
 
+MIXTURE_KEY = "bq.mixture"  # the name of a mixture that llama.cpp does not know
+
+
 class FileType(IntEnum):
     """llama.cpp's file types (enum llama_ftype): those of bq's mixtures, and those that only files from elsewhere have."""
 
@@ -81,7 +84,9 @@ def describe_file(file: GgufFile) -> KnownFile:
         release = find_release(name) or find_release(file.path.stem)
         variant = release.variant if release else "base" if "base" in name.lower() else "chat"
     number = file.count("general.file_type", -1)
-    return KnownFile(name, variant, FileType(number).name if number in FileType.__members__.values() else "?")
+    mixture = FileType(number).name if number in FileType.__members__.values() else "?"
+    own = _printable(file.text(MIXTURE_KEY))
+    return KnownFile(name, variant, own if own.startswith(mixture) else mixture)
 
 
 def base_refusal(name: str, instead: str = "`bq complete`") -> UsageError:

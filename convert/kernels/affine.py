@@ -48,6 +48,7 @@ from bq.convert.kernels.lanes import (
     to_float,
     where,
 )
+from bq.convert.kernels.refine import refine_affine
 
 Q2_K_BYTES, Q4_K_BYTES, Q5_K_BYTES = 84, 144, 176
 
@@ -182,9 +183,7 @@ def _quantize_by_weight(x: F32Array, n: int, top: int, weights: F32Array, q: I32
             new_l2 = rest_l2 + w * to_float(level) * to_float(level)
             is_tried = (rest_xl > zero) & (rest_l2 > zero) & is_going_on
             odd = odd | (is_tried & ~(exact < lanes(LARGEST_ROUNDED)))
-            is_better = (
-                is_tried & ~(level == load(q, i)) & (new_xl * new_xl * sum_l2 > sum_xl * sum_xl * new_l2)
-            )
+            is_better = is_tried & ~(level == load(q, i)) & (new_xl * new_xl * sum_l2 > sum_xl * sum_xl * new_l2)
             store(q, i, where(is_better, level, load(q, i)))
             sum_xl = where(is_better, new_xl, sum_xl)
             sum_l2 = where(is_better, new_l2, sum_l2)
@@ -271,7 +270,9 @@ def _level(work: Work, i: int, j: int, top: int) -> I32s:
 
 
 @inner
-def _scales_of_32(work: Work, importance: F32Array | None, top: int, first: np.float32, steps: int) -> Mask:
+def _scales_of_32(
+    work: Work, importance: F32Array | None, effort: int | None, top: int, first: np.float32, steps: int
+) -> Mask:
     """Q4_K's and Q5_K's d, dmin, and eight scales and minima of 6 bits: bytes 0 to 15."""
     odd = nowhere()
     if importance is not None:
@@ -289,6 +290,8 @@ def _scales_of_32(work: Work, importance: F32Array | None, top: int, first: np.f
             odd = odd | _scale_and_minimum(work, 32 * j, 32, f32(top), first, f32(0.1), steps, False)
         d = _quantize_by_largest(work.scales, 8, 63, work.scale_q)
         dmin = _quantize_by_largest(work.minima, 8, 63, work.minimum_q)
+    if effort is not None:
+        d, dmin = refine_affine(work, 32, top, 63, d, dmin, effort)
     _put_6_bit_pairs(work, 4)
     return odd | _apply_scales(work, 8, d, dmin, 0)
 
@@ -311,6 +314,7 @@ def q4_k(
     columns: int,
     normalise: bool,
     importance: F32Array | None,
+    effort: int | None,
     out: U8Array,
     redo: U8Array,
 ) -> bool:
@@ -319,7 +323,7 @@ def q4_k(
     for first in range(0, len(redo), LANES):
         if not read_blocks(rows, dtype, columns, importance, work, first, SUPER_BLOCK):
             return False
-        odd = _scales_of_32(work, importance, 15, f32(-1), 20)
+        odd = _scales_of_32(work, importance, effort, 15, f32(-1), 20)
         for j in range(0, 8, 2):
             for i in range(32):
                 low, high = _level(work, 32 * j + i, j, 15), _level(work, 32 * j + 32 + i, j + 1, 15)
@@ -335,6 +339,7 @@ def q5_k(
     columns: int,
     normalise: bool,
     importance: F32Array | None,
+    effort: int | None,
     out: U8Array,
     redo: U8Array,
 ) -> bool:
@@ -343,7 +348,7 @@ def q5_k(
     for first in range(0, len(redo), LANES):
         if not read_blocks(rows, dtype, columns, importance, work, first, SUPER_BLOCK):
             return False
-        odd = _scales_of_32(work, importance, 31, f32(-0.5), 15)
+        odd = _scales_of_32(work, importance, effort, 31, f32(-0.5), 15)
         four, low_bits = lanes(i32(4)), lanes(i32(15))
         for i in range(32):
             fifth = lanes(i32(0))
@@ -357,7 +362,7 @@ def q5_k(
 
 
 @inner
-def _scales_of_16(work: Work, importance: F32Array | None) -> Mask:
+def _scales_of_16(work: Work, importance: F32Array | None, effort: int | None) -> Mask:
     """Q2_K's sixteen scales and minima of 4 bits, bytes 0 to 15, and its d and dmin at the end."""
     odd = nowhere()
     if importance is not None:
@@ -374,6 +379,8 @@ def _scales_of_16(work: Work, importance: F32Array | None) -> Mask:
             odd = odd | _scale_and_minimum(work, 16 * j, 16, f32(3), f32(-0.5), f32(0.1), 15, True)
         d = _quantize_by_largest(work.scales, 16, 15, work.scale_q)
         dmin = _quantize_by_largest(work.minima, 16, 15, work.minimum_q)
+    if effort is not None:
+        d, dmin = refine_affine(work, 16, 3, 15, d, dmin, effort)
     for j in range(16):
         store(work.packed, j, load(work.scale_q, j) | (load(work.minimum_q, j) << lanes(i32(4))))
     return odd | _apply_scales(work, 16, d, dmin, 80)
@@ -386,6 +393,7 @@ def q2_k(
     columns: int,
     normalise: bool,
     importance: F32Array | None,
+    effort: int | None,
     out: U8Array,
     redo: U8Array,
 ) -> bool:
@@ -394,7 +402,7 @@ def q2_k(
     for first in range(0, len(redo), LANES):
         if not read_blocks(rows, dtype, columns, importance, work, first, SUPER_BLOCK):
             return False
-        odd = _scales_of_16(work, importance)
+        odd = _scales_of_16(work, importance, effort)
         for half in range(2):
             for i in range(32):
                 byte = lanes(i32(0))

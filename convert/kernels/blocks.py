@@ -27,7 +27,6 @@ from bq.convert.kernels.lanes import (
     load_32_bits,
     store,
     store_transposed,
-    to_float,
     where,
 )
 from bq.runtime.ggml import GgmlType
@@ -47,7 +46,7 @@ I64Array: TypeAlias = npt.NDArray[np.int64]
 class Work(NamedTuple):
     """Memory of one call of a kernel, small enough for the first cache; numbers of sixteen lanes each.
 
-    Before a group of blocks is searched: `x`, its weights, and `importance` if there is any. Free to use: `weights` and `q` for
+    Before a group of blocks is searched: `x`, its weights, and their `importance`, 1 if it is not known. Free to use: `weights` and `q` for
     a sub-block's weights in the search and its trial levels; `scales`, `minima`, `sums`, `scale_q` and `minimum_q` for one
     number of each sub-block. After it: `packed`. `tile` is read_blocks' own, `norms` one number per row, empty without NormHead.
     """
@@ -72,7 +71,7 @@ def make_work(block_bytes: int, rows: int) -> Work:
     sub_blocks = SUPER_BLOCK // 16 * LANES
     return Work(
         np.empty(SUPER_BLOCK * LANES, f32),
-        np.empty(SUPER_BLOCK * LANES, f32),
+        np.ones(SUPER_BLOCK * LANES, f32),
         np.empty(32 * LANES, f32),
         np.empty(32 * LANES, f32),
         np.empty(sub_blocks, f32),

@@ -44,7 +44,9 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     return numba.njit(cache=True, **_OPTIONS)(function)  # type: ignore[no-any-return]
 
 
-_BITS = {name: ir.VectorType(ir.IntType(width), LANES) for name, width in (("i1", 1), ("i8", 8), ("i16", 16), ("i32", 32))}
+_BITS = {
+    name: ir.VectorType(ir.IntType(width), LANES) for name, width in (("i1", 1), ("i8", 8), ("i16", 16), ("i32", 32))
+}
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _INTS = _BITS["i32"]
 
@@ -60,7 +62,7 @@ class _Lanes(types.Type):  # type: ignore[misc]
 _f32s, _i32s, _mask = _Lanes("f32", _FLOATS), _Lanes("i32", _INTS), _Lanes("mask", _BITS["i1"])
 
 
-@register_model(_Lanes)  # type: ignore[untyped-decorator]
+@register_model(_Lanes)
 class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, numba_type: _Lanes) -> None:
         super().__init__(manager, numba_type, numba_type.llvm)
@@ -71,8 +73,8 @@ _Emit: TypeAlias = Callable[..., Any]
 
 def _operator(function: Callable[..., Any], cases: Sequence[tuple[_Lanes, tuple[_Lanes, ...], _Emit]]) -> None:
     """Give `function` a meaning for lanes: (result, arguments, what to emit) each."""
-    template = type("LanesTemplate", (ConcreteTemplate,), {"key": function})
-    template.cases = [signature(result, *arguments) for result, arguments, _ in cases]
+    signatures = [signature(result, *arguments) for result, arguments, _ in cases]
+    template = type("LanesTemplate", (ConcreteTemplate,), {"key": function, "cases": signatures})
     infer_global(function)(template)
     for _, arguments, emit in cases:
 

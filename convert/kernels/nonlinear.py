@@ -1,10 +1,7 @@
 """IQ4_NL and IQ4_XS: x ~ scale * v, v one of sixteen values that lie denser around zero.
 
-The search is quantize_row_iq4_nl_impl of llama.cpp's ggml-quants.c, computed for sixteen blocks; the values are its
-kvalues_iq4nl.
+The search is quantize_row_iq4_nl_impl of llama.cpp's ggml-quants.c, computed for sixteen blocks.
 """
-
-import numpy as np
 
 from bq.convert.kernels.affine import sum_of_squares, weigh_by_importance
 from bq.convert.kernels.blocks import (
@@ -28,8 +25,6 @@ from bq.convert.kernels.lanes import (
     LANES,
     F32Array,
     F32s,
-    I32s,
-    Mask,
     U8Array,
     inner,
     kernel,
@@ -39,34 +34,12 @@ from bq.convert.kernels.lanes import (
     to_float,
     where,
 )
+from bq.convert.kernels.refine import refine_symmetric, refine_values
+from bq.convert.kernels.values import LOWEST, nearest_index, nearest_value
 
 IQ4_NL_BYTES, IQ4_XS_BYTES = 18, 136
 BLOCK = 32
 _TRIES = 7
-VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
-# Where the nearest value changes. ggml compares the two distances; around each middle both are exact floats, so the
-# comparison is this one, and a number in the very middle goes up.
-_MIDDLES = (VALUES[1:] + VALUES[:-1]) / np.float32(2)
-_STEPS = VALUES[1:] - VALUES[:-1]
-_LOWEST = f32(VALUES[0])
-
-
-@inner
-def _nearest_value(x: F32s) -> F32s:
-    """The nearest of VALUES; the largest for NaN, as best_index_int8 finds it."""
-    found = lanes(_LOWEST)
-    for k in range(15):
-        found = found + where(x < lanes(_MIDDLES[k]), lanes(f32(0)), lanes(_STEPS[k]))
-    return found
-
-
-@inner
-def _nearest_index(x: F32s) -> I32s:
-    """Its index in VALUES: best_index_int8."""
-    found = lanes(i32(0))
-    for k in range(15):
-        found = found + where(x < lanes(_MIDDLES[k]), lanes(i32(0)), lanes(i32(1)))
-    return found
 
 
 @inner
@@ -79,14 +52,11 @@ def _best_scale(work: Work, base: int) -> F32s:
         most = where(absolute(value) > absolute(most), value, most)
     scale = best = zero
     for step in range(-_TRIES - 1, _TRIES + 1):  # before all tries the plain step is taken, and kept whatever it gives
-        if step < -_TRIES:
-            inverse = lanes(f32(1)) / (-most / lanes(_LOWEST))
-        else:
-            inverse = lanes(f32(step) + _LOWEST) / most
+        inverse = lanes(f32(1)) / (-most / lanes(LOWEST)) if step < -_TRIES else lanes(f32(step) + LOWEST) / most
         sum_xq = sum_q2 = zero
         for i in range(BLOCK):
             value, w = load(work.x, base + i), load(work.weights, i)
-            q = _nearest_value(inverse * value)
+            q = nearest_value(inverse * value)
             weighted = w * q
             sum_xq = sum_xq + weighted * value
             sum_q2 = sum_q2 + weighted * q
@@ -121,8 +91,8 @@ def _inverse(x: F32s) -> F32s:
 def _put_block(work: Work, base: int, inverse: F32s, at: int) -> None:
     """The q of 32 weights in 16 bytes: the first half in the lower bits, the second in the upper ones."""
     for i in range(16):
-        low = _nearest_index(inverse * load(work.x, base + i))
-        high = _nearest_index(inverse * load(work.x, base + 16 + i))
+        low = nearest_index(inverse * load(work.x, base + i))
+        high = nearest_index(inverse * load(work.x, base + 16 + i))
         store(work.packed, at + i, low | (high << lanes(i32(4))))
 
 
@@ -133,6 +103,7 @@ def iq4_nl(
     columns: int,
     normalise: bool,
     importance: F32Array | None,
+    effort: int | None,
     out: U8Array,
     redo: U8Array,
 ) -> bool:
@@ -144,6 +115,8 @@ def iq4_nl(
         sigma2 = sum_of_squares(work.x, 0, BLOCK) * lanes(f32(2 / BLOCK))
         _weigh(work, importance, 0, sigma2)
         scale = _best_scale(work, 0)
+        if effort is not None:
+            scale = refine_values(work, BLOCK, scale, effort)
         put_half(work.packed, 0, to_half(scale))
         _put_block(work, 0, _inverse(scale), 2)
         write_blocks(work.packed, ~fits_half(scale), first, IQ4_NL_BYTES, out, redo)
@@ -157,6 +130,7 @@ def iq4_xs(
     columns: int,
     normalise: bool,
     importance: F32Array | None,
+    effort: int | None,
     out: U8Array,
     redo: U8Array,
 ) -> bool:
@@ -173,6 +147,9 @@ def iq4_xs(
             store(work.scales, j, scale)
             most = where(absolute(scale) > absolute(most), scale, most)
         d = -most / lanes(f32(32))
+        _round_scales(work, d)
+        if effort is not None:
+            d = refine_symmetric(work, BLOCK, 0, -32, 31, d, effort)
         _put_scales(work, d)
         for j in range(8):
             _put_block(work, BLOCK * j, _inverse(load(work.scales, j)), 8 + 16 * j)
@@ -181,18 +158,23 @@ def iq4_xs(
 
 
 @inner
-def _put_scales(work: Work, d: F32s) -> None:
-    """d and the eight scales in steps of it, bytes 0 to 7; `work.scales` become these multiples."""
+def _round_scales(work: Work, d: F32s) -> None:
+    """The eight scales in steps of d."""
     inverse = _inverse(d)
-    upper = lanes(i32(0))
     for j in range(8):
-        level = clamp(nearest_int(inverse * load(work.scales, j)), -32, 31)
-        store(work.scales, j, d * to_float(level))
-        store(work.scale_q, j, level + lanes(i32(32)))
-        upper = upper | ((load(work.scale_q, j) >> lanes(i32(4))) << lanes(i32(2 * j)))
+        store(work.scale_q, j, clamp(nearest_int(inverse * load(work.scales, j)), -32, 31))
+
+
+@inner
+def _put_scales(work: Work, d: F32s) -> None:
+    """d and the eight scales, bytes 0 to 7; `work.scales` become these multiples of d."""
+    upper = lanes(i32(0))
+    four, low = lanes(i32(4)), lanes(i32(15))
+    for j in range(8):
+        store(work.scales, j, d * to_float(load(work.scale_q, j)))
+        upper = upper | (((load(work.scale_q, j) + lanes(i32(32))) >> four) << lanes(i32(2 * j)))
     put_half(work.packed, 0, to_half(d))
     put_half(work.packed, 2, upper)
-    low = lanes(i32(15))
     for j in range(0, 8, 2):
-        pair = (load(work.scale_q, j) & low) | ((load(work.scale_q, j + 1) & low) << lanes(i32(4)))
-        store(work.packed, 4 + j // 2, pair)
+        a, b = load(work.scale_q, j) + lanes(i32(32)), load(work.scale_q, j + 1) + lanes(i32(32))
+        store(work.packed, 4 + j // 2, (a & low) | ((b & low) << four))

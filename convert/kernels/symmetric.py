@@ -8,7 +8,6 @@ from bq.convert.kernels.affine import at_most, sum_of_squares, weigh_by_importan
 from bq.convert.kernels.blocks import (
     ALL_ZERO,
     SUPER_BLOCK,
-    I32Array,
     I64Array,
     Work,
     absolute,
@@ -44,6 +43,7 @@ from bq.convert.kernels.lanes import (
     to_float,
     where,
 )
+from bq.convert.kernels.refine import refine_symmetric
 
 Q3_K_BYTES, Q6_K_BYTES = 110, 210
 
@@ -70,10 +70,7 @@ def _best_scale(x: F32Array, base: int, n: int, top: int, weights: F32Array) -> 
     for step in range(-10, 10):  # the first stands for 0, and is kept whatever it gives
         if step == 0:
             continue
-        if step == -10:
-            candidate = inverse
-        else:
-            candidate = lanes(-f32(f32(top) + f32(f32(0.1) * f32(step)))) / most
+        candidate = inverse if step == -10 else lanes(-f32(f32(top) + f32(f32(0.1) * f32(step)))) / most
         sum_xl = sum_l2 = zero
         for i in range(n):
             value, w = load(x, base + i), load(weights, i)
@@ -165,7 +162,7 @@ def _level(work: Work, i: int, top: int) -> I32s:
 
 
 @inner
-def _scales_of_q6_k(work: Work, importance: F32Array | None) -> Mask:
+def _scales_of_q6_k(work: Work, importance: F32Array | None, effort: int | None) -> Mask:
     """Sixteen scales of 8 bits and d, bytes 192 to 209."""
     for j in range(16):
         for i in range(16):
@@ -181,8 +178,12 @@ def _scales_of_q6_k(work: Work, importance: F32Array | None) -> Mask:
     for j in range(16):
         level = at_most(nearest_int(inverse * load(work.scales, j)), 127)
         store(work.scale_q, j, where(is_empty, lanes(i32(0)), level))
+    d = where(is_empty, lanes(f32(0)), lanes(f32(1)) / inverse)
+    if effort is not None:
+        d = refine_symmetric(work, 16, 32, -128, 127, d, effort)
+    for j in range(16):
         store(work.packed, 192 + j, load(work.scale_q, j))
-    return _apply_scales(work, where(is_empty, lanes(f32(0)), lanes(f32(1)) / inverse), is_empty, 208)
+    return _apply_scales(work, d, is_empty, 208)
 
 
 @kernel
@@ -192,6 +193,7 @@ def q6_k(
     columns: int,
     normalise: bool,
     importance: F32Array | None,
+    effort: int | None,
     out: U8Array,
     redo: U8Array,
 ) -> bool:
@@ -200,7 +202,7 @@ def q6_k(
     for first in range(0, len(redo), LANES):
         if not read_blocks(rows, dtype, columns, importance, work, first, SUPER_BLOCK):
             return False
-        odd = _scales_of_q6_k(work, importance)
+        odd = _scales_of_q6_k(work, importance, effort)
         four, low = lanes(i32(4)), lanes(i32(15))
         for half in range(2):
             for i in range(32):
@@ -217,7 +219,7 @@ def q6_k(
 
 
 @inner
-def _scales_of_q3_k(work: Work, importance: F32Array | None) -> Mask:
+def _scales_of_q3_k(work: Work, importance: F32Array | None, effort: int | None) -> Mask:
     """Sixteen scales of 6 bits and d, bytes 96 to 109."""
     if importance is not None:
         sigma2 = lanes(f32(2)) * sum_of_squares(work.x, 0, SUPER_BLOCK) / lanes(f32(SUPER_BLOCK))
@@ -237,8 +239,11 @@ def _scales_of_q3_k(work: Work, importance: F32Array | None) -> Mask:
     for j in range(16):
         level = clamp(nearest_int(inverse * load(work.scales, j)), -32, 31)
         store(work.scale_q, j, where(is_empty, lanes(i32(-32)), level))
+    d = where(is_empty, lanes(f32(0)), d)
+    if effort is not None:
+        d = refine_symmetric(work, 16, 4, -32, 31, d, effort)
     _put_6_bits(work, 96)
-    return _apply_scales(work, where(is_empty, lanes(f32(0)), d), nowhere(), 108)
+    return _apply_scales(work, d, nowhere(), 108)
 
 
 @inner
@@ -263,6 +268,7 @@ def q3_k(
     columns: int,
     normalise: bool,
     importance: F32Array | None,
+    effort: int | None,
     out: U8Array,
     redo: U8Array,
 ) -> bool:
@@ -271,7 +277,7 @@ def q3_k(
     for first in range(0, len(redo), LANES):
         if not read_blocks(rows, dtype, columns, importance, work, first, SUPER_BLOCK):
             return False
-        odd = _scales_of_q3_k(work, importance)
+        odd = _scales_of_q3_k(work, importance, effort)
         two, low = lanes(i32(2)), lanes(i32(3))
         for i in range(32):
             third = lanes(i32(0))

@@ -62,7 +62,7 @@ def test_the_bytes_are_ggmls(kind: GgmlType, weights: str, importance: str, kern
 def test_ordinary_weights_are_not_left_to_ggml(kind: GgmlType, kernels: dict[GgmlType, Kernel]) -> None:
     rng = np.random.default_rng(5)
     rows = (rng.standard_t(4, (512, COLUMNS)) * 0.02).astype(np.float32)
-    found = kernel_calls._call(kernels[kind], kind, rows_in_memory(rows), None)
+    found = kernel_calls._call(kernels[kind], kind, rows_in_memory(rows), None, None)
     assert found is not None
     assert found[1].mean() < 0.001
 
@@ -75,14 +75,18 @@ def test_any_finite_floats(kernels: dict[GgmlType, Kernel], data: st.DataObject)
     low = data.draw(st.integers(-44, 36), "smallest size, a power of ten")
     high = data.draw(st.integers(low, 37), "largest size")
     rng = np.random.default_rng(seed)
-    rows = (rng.choice([-1, 0, 1], (18, 256), p=[0.45, 0.1, 0.45]) * 10.0 ** rng.uniform(low, high, (18, 256))).astype(np.float32)
+    rows = (rng.choice([-1, 0, 1], (18, 256), p=[0.45, 0.1, 0.45]) * 10.0 ** rng.uniform(low, high, (18, 256))).astype(
+        np.float32
+    )
     imp = data.draw(st.sampled_from([None, rng.uniform(0, 2, 256).astype(np.float32)]), "importance")
     assert np.array_equal(by_kernel(kernels[kind], kind, rows, imp), by_ggml(kind, rows, imp))
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "f16", "f32"])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_rows_are_read_from_every_type_at_any_address(kind: GgmlType, dtype: str, kernels: dict[GgmlType, Kernel]) -> None:
+def test_rows_are_read_from_every_type_at_any_address(
+    kind: GgmlType, dtype: str, kernels: dict[GgmlType, Kernel]
+) -> None:
     """All 65,536 half floats that are finite among them, denormals too."""
     rng = np.random.default_rng(3)
     if dtype == "f32":
@@ -114,7 +118,12 @@ def test_a_weight_that_is_not_finite_is_found_wherever_it_stands(
     kind: GgmlType, bad: float, dtype: str, kernels: dict[GgmlType, Kernel]
 ) -> None:
     rng = np.random.default_rng(4)
-    for row, column in ((0, 0), (4, 255), (16, COLUMNS - 1), *zip(rng.integers(0, 17, 5), rng.integers(0, COLUMNS, 5), strict=True)):
+    for row, column in (
+        (0, 0),
+        (4, 255),
+        (16, COLUMNS - 1),
+        *zip(rng.integers(0, 17, 5), rng.integers(0, COLUMNS, 5), strict=True),
+    ):
         wide = rng.standard_normal((17, COLUMNS), np.float32)
         wide[row, column] = bad
         source = {
@@ -123,7 +132,9 @@ def test_a_weight_that_is_not_finite_is_found_wherever_it_stands(
             "bf16": (wide.view(np.uint32) >> 16).astype(np.uint16),
         }[dtype]
         addresses = source.ctypes.data + np.arange(17, dtype=np.int64) * source.strides[0]
-        rows = Rows(addresses, {"f32": GgmlType.F32, "f16": GgmlType.F16, "bf16": GgmlType.BF16}[dtype], COLUMNS, False, source)
+        rows = Rows(
+            addresses, {"f32": GgmlType.F32, "f16": GgmlType.F16, "bf16": GgmlType.BF16}[dtype], COLUMNS, False, source
+        )
         assert kernel_calls.quantize(kernels[kind], kind, rows, None, lambda: wide) is None  # noqa: B023
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ from bq.runtime.releases import download_command, find_release
 from bq.tui.table import gib, table
 
 if TYPE_CHECKING:
-    from bq.convert.convert import Conversion
+    from bq.convert.convert import Conversion, Converted, Output
+    from bq.convert.quantizer import Effort, Quantizer, Wish
 
 
 @click.command(
@@ -26,14 +28,42 @@ if TYPE_CHECKING:
 @click.option(
     "-o",
     "--output",
-    help=say("The file to write. [default: NAME-MIXTURE.gguf here]", "输出文件。[默认：当前文件夹的 名称-量化.gguf]"),
+    help=say(
+        "The file to write, a folder if there are several. [default: NAME-MIXTURE.gguf here]",
+        "输出文件；有多个文件时为文件夹。[默认：当前文件夹的 名称-量化.gguf]",
+    ),
 )
 @click.option(
     "-q",
     "--mixture",
-    default="Q4_K_M",
+    "mixtures",
+    multiple=True,
+    default=["Q4_K_M"],
     show_default=True,
-    help=say("The mixture of types, by llama.cpp's names.", "量化方式，用 llama.cpp 的名称。"),
+    help=say(
+        "The mixture of types, by llama.cpp's names; several times for several files from one read.",
+        "量化方式，用 llama.cpp 的名称；可多次给出，一次读取生成多个文件。",
+    ),
+)
+@click.option(
+    "--quantizer",
+    type=click.Choice(["auto", "fast", "ggml"]),
+    default="auto",
+    show_default=True,
+    help=say(
+        "bq's fast kernels (they need numba), llama.cpp's own functions, or the kernels where they pay and give the same bytes.",
+        "fast 为 bq 的快速内核（需要 numba），ggml 为 llama.cpp 自己的函数，auto 在划算且字节相同时使用快速内核。",
+    ),
+)
+@click.option(
+    "--effort",
+    type=click.Choice(["normal", "high"]),
+    default="normal",
+    show_default=True,
+    help=say(
+        "high: look longer for each block's scales; the same format and size, smaller errors.",
+        "high：为每个块更细地寻找缩放系数；格式与大小不变，误差更小。",
+    ),
 )
 @click.option(
     "--threads",
@@ -56,15 +86,17 @@ if TYPE_CHECKING:
 def command(
     source: str,
     output: str | None,
-    mixture: str,
+    mixtures: Sequence[str],
+    quantizer: "Wish",
+    effort: "Effort",
     threads: int | None,
     dry_run: bool,
     as_json: bool,
     force: bool,
     variant: str | None,
 ) -> None:
-    """Prepare, then print the plan or write the file."""
-    from bq.convert.convert import find_source, prepare
+    """Prepare, then print the plans or write the files."""
+    from bq.convert.convert import Output, check_outputs, find_source, prepare_several
 
     if as_json and not dry_run:
         raise UsageError(say("--json goes with --dry-run.", "--json 须与 --dry-run 合用。"))
@@ -74,28 +106,66 @@ def command(
             say(f"There is no folder {source}.", f"没有文件夹 {source}。"),
             say("Download the release first: ", "请先下载该发布：") + download_command(release),
         )
-    conversion = prepare(folder, mixture, variant, name)
+    conversions = prepare_several(folder, mixtures, variant, name)
     if dry_run:
-        click.echo(
-            json.dumps(plan_data(conversion), ensure_ascii=False, indent=2) if as_json else plan_text(conversion)
-        )
+        click.echo(_plans_json(conversions) if as_json else _plans_text(conversions))
         return
-    _convert(conversion, Path(output or conversion.file_name).expanduser(), threads, force)
+    paths = _paths(conversions, output)
+    for line in (*_describe(conversions[0]), *(line for one in conversions for line in _fallback_lines(one))):
+        _note(line)
+    check_outputs(conversions, paths, force)  # before kernels are compiled
+    chosen = _choose(conversions, quantizer, effort)
+    outputs = [Output(*pair, chosen) for pair in zip(conversions, paths, strict=True)]
+    _convert(outputs, threads, force)
 
 
-def _convert(conversion: "Conversion", out: Path, threads: int | None, force: bool) -> None:
-    from bq.convert.convert import convert
+def _paths(conversions: "Sequence[Conversion]", output: str | None) -> list[Path]:
+    """The file of each conversion. Raises UsageError if several have one name to share."""
+    if len(conversions) == 1:
+        return [Path(output or conversions[0].file_name).expanduser()]
+    folder = Path(output or "").expanduser()
+    if not folder.is_dir():
+        raise UsageError(
+            say(
+                f"There is no folder {folder}, and several files need one.",
+                f"没有文件夹 {folder}，而多个文件需要一个文件夹。",
+            ),
+            say("Make it first, or leave -o out to write here.", "请先创建，或去掉 -o 以写入当前文件夹。"),
+        )
+    return [folder / conversion.file_name for conversion in conversions]
+
+
+def _choose(conversions: "Sequence[Conversion]", wish: "Wish", effort: "Effort") -> "Quantizer":
+    from bq.convert.quantizer import choose_quantizer
+    from bq.tui.progress import Redrawn
+
+    waiting = Redrawn()
+    tensors = [tensor for conversion in conversions for tensor in conversion.plan.tensors]
+    try:
+        choice = choose_quantizer(tensors, wish, effort, lambda text: waiting.draw(lambda _: f"{text} …", True))
+    finally:
+        waiting.clear()
+    if choice.note:
+        _note(choice.note)
+    return choice.quantizer
+
+
+def _convert(outputs: "Sequence[Output]", threads: int | None, force: bool) -> None:
+    from bq.convert.convert import convert_several
     from bq.runtime.cpu import usable_cores
     from bq.tui.progress import ProgressLine
 
-    for line in _describe(conversion):
-        _note(line)
     progress = ProgressLine()
     try:
-        done = convert(conversion, out, threads or usable_cores(), force, progress)
+        done = convert_several(outputs, threads or usable_cores(), force, progress)
     finally:
         progress.clear()
-    plan = conversion.plan
+    for output, one in zip(outputs, done, strict=True):
+        _report(output, one)
+
+
+def _report(output: "Output", done: "Converted") -> None:
+    plan = output.conversion.plan
     speed = plan.weights / done.write_seconds
     _note(done.checked.describe())
     _note(
@@ -106,8 +176,42 @@ def _convert(conversion: "Conversion", out: Path, threads: int | None, force: bo
             f"（每秒 {count_text(speed)}个权重），检查用时 {done.check_seconds:.1f} 秒。",
         )
     )
-    _note(say("Try it: ", "试用：") + next_step(conversion.identity.variant, str(out)))
-    click.echo(str(out))
+    _note(say("Try it: ", "试用：") + next_step(output.conversion.identity.variant, str(output.path)))
+    click.echo(str(output.path))
+
+
+def _plans_json(conversions: "Sequence[Conversion]") -> str:
+    """One object for one plan, a list for several."""
+    plans = [plan_data(conversion) for conversion in conversions]
+    return json.dumps(plans if len(plans) > 1 else plans[0], ensure_ascii=False, indent=2)
+
+
+def _fallback_lines(conversion: "Conversion") -> Iterator[str]:
+    """What the mixture stores otherwise than its name says, and what it would be in the mixture of our own."""
+    from bq.convert.convert import in_mixture
+    from bq.convert.mixture import own_mixture
+    from bq.convert.plan import fallbacks
+
+    for one in fallbacks(conversion.plan, conversion.mixture, conversion.config.blocks):
+        sign = "+" if one.more_bytes >= 0 else "−"
+        yield say(
+            f"{one.tensors} × {one.part}: rows of {one.columns:,} do not divide by 256, so {one.given.name} in place of "
+            f"{one.wanted.name} ({sign}{gib(abs(one.more_bytes))} GiB)",
+            f"{one.tensors} × {one.part}：行宽 {one.columns:,} 不能被 256 整除，以 {one.given.name} 代替 {one.wanted.name}"
+            f"（{sign}{gib(abs(one.more_bytes))} GiB）",
+        )
+    own = own_mixture(conversion.mixture)
+    other = in_mixture(conversion, own) if own else conversion
+    if [one.kind for one in other.plan.tensors] != [one.kind for one in conversion.plan.tensors]:
+        yield say(
+            f"-q {other.mixture.name} spends these bits better: {gib(other.size_bytes)} GiB, {other.plan.bits_per_weight:.2f} bits "
+            "per weight",
+            f"-q {other.mixture.name} 对这些位数的分配更好：{gib(other.size_bytes)} GiB，每权重 {other.plan.bits_per_weight:.2f} 位",
+        )
+
+
+def _plans_text(conversions: "Sequence[Conversion]") -> str:
+    return "\n\n".join(["\n".join(_describe(conversions[0])), *map(plan_text, conversions)])
 
 
 def count_text(count: float) -> str:
@@ -170,7 +274,7 @@ def plan_data(conversion: "Conversion") -> dict[str, Any]:
 
 
 def plan_text(conversion: "Conversion") -> str:
-    """The plan for reading: decisions, every tensor, and the sums."""
+    """The plan for reading: every tensor, and the sums."""
     plan = conversion.plan
     rows = [
         (one.name, one.kind.name, "×".join(map(str, one.shape)), f"{one.size_bytes / 1e6:,.2f}") for one in plan.tensors
@@ -184,8 +288,6 @@ def plan_text(conversion: "Conversion") -> str:
     head = (say("TENSOR", "张量"), say("TYPE", "类型"), say("SHAPE", "形状"), "MB")
     return "\n".join(
         [
-            *_describe(conversion),
-            "",
             table(head, rows, right=(3,)),
             "",
             say(
@@ -194,6 +296,7 @@ def plan_text(conversion: "Conversion") -> str:
                 f"{conversion.file_name}：{gib(conversion.size_bytes)} GiB，每权重 {plan.bits_per_weight:.2f} 位，"
                 f"{len(plan.tensors)} 个张量；各类型权重占比：{shares}",
             ),
+            *_fallback_lines(conversion),
         ]
     )
 

@@ -1,0 +1,216 @@
+"""Who quantizes: by size, by wish, and by what a sample shows; a missing or broken numba is a line, never a failure of auto."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bq.convert import kernel_calls, quantizer
+from bq.convert.checkpoint import open_checkpoint
+from bq.convert.config import read_config
+from bq.convert.convert import convert, demo_checkpoint, prepare
+from bq.convert.kernel_calls import HAVE_KERNELS, Loaded, load_kernels, rows_in_memory
+from bq.convert.mixture import find_mixture
+from bq.convert.plan import PlannedTensor, make_plan
+from bq.convert.quantizer import GGML, ROUNDS, choose_quantizer, passes
+from bq.runtime import ggml
+from bq.runtime.gguf_file import read_gguf
+from tests.support.blocks import WEIGHTS
+from tests.support.refusals import refusal
+
+needs_numba = pytest.mark.skipif(not kernel_calls.is_installed(), reason="numba (the extra `fast`) is not installed")
+KINDS = sorted(HAVE_KERNELS)
+
+
+def tensors(mixture: str = "Q4_K_M") -> Sequence[PlannedTensor]:
+    checkpoint = open_checkpoint(demo_checkpoint())
+    return make_plan(checkpoint, read_config(checkpoint), find_mixture(mixture), True).tensors
+
+
+def test_a_small_model_is_left_to_ggml_in_silence() -> None:
+    choice = choose_quantizer(tensors())
+    assert (choice.quantizer, choice.note) == (GGML, None)
+
+
+def test_llama_cpp_is_used_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantizer, "WORTH_IT", 1)
+    assert choose_quantizer(tensors(), "ggml").quantizer is GGML
+
+
+@needs_numba
+def test_a_large_model_gets_the_kernels_that_its_types_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantizer, "WORTH_IT", 1_000_000)
+    begun = list[str]()
+    choice = choose_quantizer(tensors(), begin=begun.append)
+    assert [kind.name for kind in choice.quantizer.kernels] == ["Q4_K", "Q6_K"]
+    assert begun == ["Preparing the fast kernels for Q4_K Q6_K"]
+    assert "fast kernels for Q4_K Q6_K; on a sample their bytes are llama.cpp's" in str(choice.note)
+    assert choose_quantizer(tensors("Q8_0")).quantizer is GGML
+
+
+@needs_numba
+def test_a_type_whose_bytes_differ_is_left_to_ggml_by_auto_and_warned_of_by_fast(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where llama.cpp was compiled to contract multiplications and additions."""
+    real = ggml.quantize
+
+    def contracted(kind: ggml.GgmlType, rows: Any, importance: Any = None) -> Any:
+        packed = real(kind, rows, importance)
+        if kind == ggml.GgmlType.Q6_K:
+            packed[-1, -1] ^= 1
+        return packed
+
+    monkeypatch.setattr(quantizer, "WORTH_IT", 1)
+    monkeypatch.setattr(ggml, "quantize", contracted)
+    auto, fast = choose_quantizer(tensors()), choose_quantizer(tensors(), "fast")
+    assert [kind.name for kind in auto.quantizer.kernels] == ["Q4_K"]
+    assert "llama.cpp's for Q6_K" in str(auto.note)
+    assert [kind.name for kind in fast.quantizer.kernels] == ["Q4_K", "Q6_K"]
+    assert "Warning: for Q6_K this build of llama.cpp rounds otherwise" in str(fast.note)
+
+
+def test_without_numba_auto_says_so_and_a_wish_for_the_kernels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantizer, "WORTH_IT", 1)
+    monkeypatch.setattr(kernel_calls, "is_installed", lambda: False)
+    choice = choose_quantizer(tensors())
+    assert choice.quantizer is GGML
+    assert "numba is not installed. pip install 'baichuan-bq[fast]' makes this several times faster" in str(choice.note)
+    for wishes in ({"wish": "fast"}, {"effort": "high"}):
+        assert "There are no fast kernels: numba is not installed" in refusal(choose_quantizer, tensors(), **wishes)
+
+
+def test_a_numba_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> Loaded:
+        raise ImportError("Numba needs NumPy 2.3 or less")
+
+    monkeypatch.setattr(quantizer, "WORTH_IT", 1)
+    monkeypatch.setattr(kernel_calls, "is_installed", lambda: True)
+    monkeypatch.setattr(kernel_calls, "load_kernels", fail)
+    choice = choose_quantizer(tensors())
+    assert choice.quantizer is GGML
+    assert "numba does not work here (Numba needs NumPy 2.3 or less)" in str(choice.note)
+
+
+@pytest.mark.parametrize(
+    ("mixture", "wish", "says"),
+    [("Q4_K_M", "ggml", "llama.cpp's functions know no --effort high"), ("Q8_0", "auto", "No type in this mixture")],
+)
+def test_an_effort_that_cannot_be_made_is_refused(mixture: str, wish: str, says: str) -> None:
+    assert says in refusal(choose_quantizer, tensors(mixture), wish, "high")
+
+
+@needs_numba
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_a_kernel_that_errs_does_not_pass(kind: ggml.GgmlType) -> None:
+    kernel = load_kernels([kind]).kernels[kind]
+
+    def wrong(*arguments: Any) -> bool:
+        is_finite = kernel(*arguments)
+        arguments[6][-1] ^= 1
+        return is_finite
+
+    assert passes(kind, kernel, "normal")
+    assert not passes(kind, wrong, "normal")
+
+
+@needs_numba
+@pytest.mark.parametrize("weights", ["gaussian", "heavy-tailed", "bf16-rounded", "sparse"])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_effort_high_lowers_the_error_in_the_same_format(kind: ggml.GgmlType, weights: str) -> None:
+    kernel = load_kernels([kind], effort=ROUNDS["high"]).kernels[kind]
+    rows = WEIGHTS[weights](np.random.default_rng(2), (64, 512))
+    packed = kernel_calls.quantize(kernel, kind, rows_in_memory(rows), None, lambda: rows, ROUNDS["high"])
+    assert packed is not None
+
+    def error(one: "np.typing.NDArray[np.uint8]") -> float:
+        return float(np.square(ggml.dequantize(kind, one, 512) - rows, dtype=np.float64).sum())
+
+    assert error(packed) < error(ggml.quantize(kind, rows))
+
+
+@needs_numba
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_effort_high_survives_every_weight(kind: ggml.GgmlType, weights: str) -> None:
+    """What a reader gets is finite wherever ggml's is, and on no block with an error worth naming farther away."""
+    kernel = load_kernels([kind], effort=ROUNDS["high"]).kernels[kind]
+    rows = WEIGHTS[weights](np.random.default_rng(6), (37, 256))
+    packed = kernel_calls.quantize(kernel, kind, rows_in_memory(rows), None, lambda: rows, ROUNDS["high"])
+    assert packed is not None
+    with np.errstate(all="ignore"):
+        ours = np.square(ggml.dequantize(kind, packed, 256).astype(np.float64) - rows).sum(axis=1)
+        theirs = np.square(ggml.dequantize(kind, ggml.quantize(kind, rows), 256).astype(np.float64) - rows).sum(axis=1)
+    assert not (np.isfinite(theirs) & ~np.isfinite(ours)).any()
+    # The search of Q2_K weighs other errors more than their squares, so a single block can come out a little worse.
+    assert (ours <= 1.02 * theirs + 1e-30)[np.isfinite(theirs)].all()
+
+
+@needs_numba
+def test_the_file_says_who_made_it(tmp_path: Path) -> None:
+    def keys(name: str, mixture: str = "Q4_K_M", **wishes: Any) -> tuple[str, str]:
+        conversion = prepare(demo_checkpoint(), mixture, name=name)
+        choice = choose_quantizer(conversion.plan.tensors, **wishes)
+        convert(conversion, tmp_path / name, 2, quantizer=choice.quantizer)
+        file = read_gguf(tmp_path / name)
+        return file.text("bq.quantizer"), file.text("bq.effort")
+
+    assert keys("a") == ("ggml", "")
+    assert keys("b", wish="fast") == ("fast", "")
+    assert keys("c", effort="high") == ("fast", "high")
+    assert keys("d", mixture="Q8_0", wish="fast") == ("ggml", "")
+    assert (tmp_path / "c").stat().st_size - (tmp_path / "b").stat().st_size < 100
+
+
+@needs_numba
+@pytest.mark.parametrize("damage", ["cut", "noise", "empty", "folder"])
+def test_a_damaged_cache_is_made_anew(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    first = in_a_new_process(tmp_path)
+    kept = [path for path in kernel_calls.cache_folder().rglob("*") if path.suffix in (".nbi", ".nbc")]
+    assert first == "compiled"
+    assert kept
+    assert in_a_new_process(tmp_path) == "cached"
+    for path in kept:
+        data = path.read_bytes()
+        path.unlink()
+        if damage == "folder":
+            path.mkdir()
+        else:
+            path.write_bytes({"cut": data[: len(data) // 2], "noise": b"x" * len(data), "empty": b""}[damage])
+    assert in_a_new_process(tmp_path) == "compiled"
+
+
+@needs_numba
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+    (tmp_path / "kernels").write_text("not a folder")
+    assert in_a_new_process(tmp_path) == "compiled"
+
+
+def in_a_new_process(cache: Path) -> str:
+    """Load the kernel that compiles fastest and use it."""
+    import os
+    import subprocess
+    import sys
+
+    code = (
+        "from bq.convert import kernel_calls, quantizer; from bq.runtime.ggml import GgmlType as T;"
+        "found = kernel_calls.load_kernels([T.IQ4_NL]); assert quantizer.passes(T.IQ4_NL, found.kernels[T.IQ4_NL], 'normal');"
+        "print('compiled' if found.compiled else 'cached')"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_nothing_imports_numba_before_it_is_needed() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, bq.convert.convert, bq.convert.quantizer, bq.tui.commands.convert; print('numba' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
