@@ -173,7 +173,7 @@ def check_outputs(conversions: Sequence[Conversion], paths: Sequence[Path], forc
     need_bytes = sum(conversion.size_bytes for conversion in conversions)
     for path in paths:
         with _disk_errors(path):
-            check_output(path, force, need_bytes)
+            check_output(path, force, need_bytes, len(paths))
 
 
 def convert_several(

@@ -10,8 +10,8 @@ from bq.runtime.errors import BqError, UsageError
 from bq.runtime.language import say
 
 
-def check_output(out: Path, force: bool, need_bytes: int) -> None:
-    """Raise UsageError or BqError if `out` exists, its folder does not, or the disk has too little space."""
+def check_output(out: Path, force: bool, need_bytes: int, files: int = 1) -> None:
+    """Raise UsageError or BqError if `out` exists, its folder does not, or the disk has too little space for all files."""
     if out.exists() and not out.is_file():
         raise UsageError(
             say(f"{out} is a folder or a device.", f"{out} 是文件夹或设备。"),
@@ -29,7 +29,7 @@ def check_output(out: Path, force: bool, need_bytes: int) -> None:
     if free < need_bytes:
         raise BqError(
             say(
-                f"{out.parent} has {free / 1e9:.2f} GB free, the file needs {need_bytes / 1e9:.2f} GB.",
+                f"{out.parent} has {free / 1e9:.2f} GB free, the file{'s need' if files > 1 else ' needs'} {need_bytes / 1e9:.2f} GB.",
                 f"{out.parent} 剩余 {free / 1e9:.2f} GB，而文件需要 {need_bytes / 1e9:.2f} GB。",
             ),
             say(

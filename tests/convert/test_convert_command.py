@@ -298,3 +298,71 @@ def test_a_progress_line_is_drawn_on_a_terminal(bq: Bq, slow: Path) -> None:
     assert " MB/s  " in text
     assert "0:00 left" in text
     assert text.index("\r\x1b[KChecked") > text.index("100%")
+
+
+def test_several_mixtures_come_from_one_read_as_they_come_alone(bq: Bq, small: Path) -> None:
+    for mixture in ("Q8_0", "BF16"):
+        assert bq("convert", small, "-q", mixture, "-o", f"{mixture}.gguf").returncode == 0
+    done = bq("convert", small, "-q", "Q8_0", "-q", "bf16", "-q", "Q8_0")
+    assert done.stdout == "mine-chat-Q8_0.gguf\nmine-chat-BF16.gguf\n"
+    for mixture in ("Q8_0", "BF16"):
+        together = (bq.folder / f"mine-chat-{mixture}.gguf").read_bytes()
+        assert together == (bq.folder / f"{mixture}.gguf").read_bytes()
+
+
+def test_several_files_go_into_a_folder(bq: Bq, small: Path) -> None:
+    failed(bq("convert", small, "-q", "Q8_0", "-q", "F16", "-o", "out.gguf"), 2, "There is no folder out.gguf")
+    (bq.folder / "models").mkdir()
+    done = bq("convert", small, "-q", "Q8_0", "-q", "F16", "-o", "models")
+    assert done.stdout.split() == ["models/mine-chat-Q8_0.gguf", "models/mine-chat-F16.gguf"]
+    plans = json.loads(bq("convert", small, "-q", "Q8_0", "-q", "F16", "--dry-run", "--json").stdout)
+    assert [plan["mixture"] for plan in plans] == ["Q8_0", "F16"]
+
+
+def test_of_several_files_all_get_their_names_or_none(bq: Bq, small: Path, spoiled: Path) -> None:
+    failed(bq("convert", spoiled, "-q", "Q8_0", "-q", "F16"), 1, "row 95, column 63 is nan")
+    assert bq.files() == []
+    (bq.folder / "mine-chat-F16.gguf").write_bytes(b"mine")
+    failed(bq("convert", small, "-q", "Q8_0", "-q", "F16"), 2, "mine-chat-F16.gguf exists already")
+    assert bq.files() == ["mine-chat-F16.gguf"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
+def test_space_is_asked_for_all_files_together(bq: Bq, small: Path, tiny_disk: Callable[[int], Path]) -> None:
+    disk = tiny_disk(3_000_000)
+    assert bq("convert", small, "-q", "Q8_0", "-o", disk / "out.gguf").returncode == 0
+    (disk / "out.gguf").unlink()
+    failed(bq("convert", small, "-q", "Q8_0", "-q", "F16", "-o", disk), 1, "GB free, the files need")
+    assert list(disk.iterdir()) == []
+
+
+def test_rows_that_do_not_divide_are_told_with_a_mixture_that_serves_them_better(bq: Bq, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "m13-chat", Shape("b2-13b", hidden=256, heads=4, ffn=352))
+    text = bq("convert", tmp_path / "m13-chat", "--dry-run").stdout
+    assert "20 × ffn_down: rows of 352 do not divide by 256, so Q8_0 in place of Q6_K (+" in text
+    assert "20 × ffn_down: rows of 352 do not divide by 256, so Q5_0 in place of Q4_K (+" in text
+    assert "-q Q4_K_M_NL spends these bits better" in text
+    done = bq("convert", tmp_path / "m13-chat", "-q", "q4_k_m_nl")
+    assert done.stdout == "m13-chat-Q4_K_M_NL.gguf\n"
+    assert "(m13-chat, Q4_K_M_NL)" in bq("doctor", "m13-chat-Q4_K_M_NL.gguf").stdout
+    assert bq("run", "-m", "m13-chat-Q4_K_M_NL.gguf", "--max-tokens", 1, "--ctx", 256, "a").returncode == 0
+
+
+def test_a_mixture_of_ours_that_changes_nothing_is_refused(bq: Bq) -> None:
+    failed(bq("convert", "demo", "-q", "Q4_K_M_NL"), 2, "divide by 256: Q4_K_M_NL is the same as Q4_K_M", "-q Q4_K_M")
+
+
+def test_an_effort_that_cannot_be_made_is_refused_before_the_work(bq: Bq) -> None:
+    failed(bq("convert", "demo", "--effort", "high", "--quantizer", "ggml"), 2, "know no --effort high")
+    failed(bq("convert", "demo", "--effort", "high", "-q", "Q8_0"), 2, "No type in this mixture has a finer search")
+    assert bq.files() == []
+
+
+def test_the_kernels_are_named_when_they_work(bq: Bq) -> None:
+    pytest.importorskip("numba", reason="numba (the extra `fast`) is not installed")
+    done = bq("convert", "demo", "-q", "IQ4_NL", "--quantizer", "fast")
+    assert "fast kernels for Q5_K Q6_K IQ4_NL" in done.stderr
+    assert "their bytes are llama.cpp's" in done.stderr
+    failing = bq("convert", "demo", "-q", "IQ4_NL", "--quantizer", "fast", "-o", "x.gguf", env={"NUMBA_CACHE_DIR": "/dev/null"})
+    assert failing.returncode == 0
+    assert (bq.folder / "x.gguf").read_bytes() == (bq.folder / "bq-demo-IQ4_NL.gguf").read_bytes()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bq.convert.mixture import DEFAULT_MIXTURE, MIXTURES, find_mixture, tensor_type
+from bq.convert.mixture import DEFAULT_MIXTURE, MIXTURES, OWN_MIXTURES, find_mixture, own_mixture, tensor_type
 from bq.runtime.ggml import GgmlType
 from tests.support.refusals import refusal
 
@@ -111,3 +111,25 @@ def test_a_name_is_found_in_any_case_and_another_refused_with_the_list() -> None
     message = refusal(find_mixture, "Q7_K")
     assert "There is no mixture Q7_K" in message
     assert ALL in message
+
+
+@pytest.mark.parametrize("mixture", OWN_MIXTURES)
+def test_a_mixture_of_ours_is_llama_cpps_where_rows_divide(mixture: str) -> None:
+    ours = OWN_MIXTURES[mixture]
+    theirs = MIXTURES[mixture.removesuffix("_NL")]
+    assert own_mixture(theirs) is ours
+    for block in range(40):
+        for part in PARTS:
+            name = f"blk.{block}.{part}.weight"
+            assert tensor_type(ours, name, 5120, 40) == tensor_type(theirs, name, 5120, 40)
+
+
+@pytest.mark.parametrize("mixture", OWN_MIXTURES)
+def test_a_mixture_of_ours_is_never_larger(mixture: str) -> None:
+    from bq.runtime.ggml import row_bytes
+
+    ours, theirs = OWN_MIXTURES[mixture], MIXTURES[mixture.removesuffix("_NL")]
+    for block in range(40):
+        name = f"blk.{block}.ffn_down.weight"
+        kinds = [tensor_type(one, name, 13696, 40) for one in (ours, theirs)]
+        assert row_bytes(kinds[0], 13696) <= row_bytes(kinds[1], 13696)
