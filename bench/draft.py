@@ -30,7 +30,7 @@ from bq.runtime.sampling import F32, Logits, MakeConstraint, Sampling
 from bq.runtime.tokenizer import Tokenizer
 
 GREEDY = Sampling(temperature=0, repeat_penalty=1)
-WIDTHS = (1, 2, 4, 7, 8, 16)
+WIDTHS = (1, 2, 3, 4, 7, 8, 16)
 PLACES = (128, 384)  # before and after the 256 cells from which attention by several threads rounds otherwise
 PROMPT_TOKENS = 400
 ROOT = Path(__file__).resolve().parent.parent

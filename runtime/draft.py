@@ -19,7 +19,10 @@ Three things are promised, and none of them is assumed:
 from collections.abc import Iterable, Sequence
 
 BLOCK = 256  # cells: the padding of llama_kv_cache::get_n_kv
-WIDTHS = (2, 7, 16)  # tokens in one step, the sampled one and guesses; from 8 on llama.cpp has other K-quant kernels
+# Tokens in one step, the sampled one and guesses. llama.cpp has other kernels for K-quants from 8 on, and from 4 on where it
+# interleaves the rows of the weights (AVX2 and NEON).
+WIDTHS = (2, 3, 7, 16)
+_BEFORE = {3: 2, 7: 2, 16: 7}  # the width whose trial must have succeeded first
 _TOKEN_BITS = 32
 _NGRAMS = (
     2,
@@ -75,11 +78,10 @@ class Steps:
         return (width, block) in self._same
 
     def may_be_same(self, width: int, block: int) -> bool:
-        """Whether a trial could show it: none failed, and the next smaller width succeeded before, here or elsewhere."""
+        """Whether a trial could show it: none failed, and the one before it succeeded, here or elsewhere."""
         if any(other <= width and failed <= block for other, failed in self._other.items()):
             return False
-        before = [smaller for smaller in WIDTHS if smaller < width]
-        return not before or any(proven >= before[-1] for proven, _ in self._same)
+        return width not in _BEFORE or any(proven >= _BEFORE[width] for proven, _ in self._same)
 
     def judge(self, width: int, block: int, is_same: bool) -> None:
         """A trial has shown that such a step computes the same, or that it does not."""
