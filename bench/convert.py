@@ -54,6 +54,7 @@ def main() -> None:
     out = arguments.folder / "out"
     out.mkdir(exist_ok=True)
     _convert(narrow, out / "ours.gguf", "Q4_K_M", threads, out)  # compiles the kernels, fills the system's cache
+    (out / "ours.gguf").unlink()
     rounds = [_round(narrow, out, threads, number) for number in range(1, arguments.rounds + 1)]
     wider = _convert(wide, out / "ours.gguf", "Q4_K_M", threads, out)
     _report(rounds, wider)

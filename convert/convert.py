@@ -16,8 +16,8 @@ from bq.convert.identity import Identity, folder_roles, identify
 from bq.convert.metadata import add_metadata
 from bq.convert.mixture import Mixture, find_mixture
 from bq.convert.norm_head import BAICHUAN_1_VOCAB, NormHead, decide_norm_head
-from bq.convert.output_file import check_output, writing
-from bq.convert.plan import Plan, fallbacks, make_plan
+from bq.convert.output_file import check_files, steady, writing
+from bq.convert.plan import Plan, make_plan
 from bq.convert.quantizer import GGML, Quantizer
 from bq.convert.read_back import ReadBack, read_back
 from bq.convert.vocabulary import Vocabulary, read_vocabulary
@@ -100,7 +100,7 @@ def prepare_several(
     source: Path, mixtures: Sequence[str], variant: str | None = None, name: str | None = None
 ) -> list[Conversion]:
     """The same for several mixtures of one checkpoint, which is read once."""
-    chosen = [find_mixture(mixture) for mixture in dict.fromkeys(mixtures)]
+    chosen = list(dict.fromkeys(find_mixture(mixture) for mixture in mixtures))
     try:
         first = _prepare(source, chosen[0], variant, name)
     except OSError as error:
@@ -117,14 +117,14 @@ def prepare_several(
 def _refuse_useless(conversion: Conversion) -> Conversion:
     """Raises UsageError for a mixture of ours where it is llama.cpp's own."""
     mixture = conversion.mixture
-    if mixture.is_own and not fallbacks(conversion.plan, mixture, conversion.config.blocks):
-        theirs = mixture.file_type.name
+    theirs = in_mixture(conversion, find_mixture(mixture.file_type.name))
+    if mixture.is_own and [one.kind for one in theirs.plan.tensors] == [one.kind for one in conversion.plan.tensors]:
         raise UsageError(
             say(
-                f"All rows of {conversion.identity.name} divide by 256: {mixture.name} is the same as {theirs}.",
-                f"{conversion.identity.name} 的每一行都能被 256 整除：{mixture.name} 与 {theirs} 相同。",
+                f"For {conversion.identity.name}, whose rows divide, {mixture.name} is the same as {theirs.mixture.name}.",
+                f"{conversion.identity.name} 的行宽可以整除，{mixture.name} 与 {theirs.mixture.name} 相同。",
             ),
-            say(f"Use -q {theirs}.", f"请用 -q {theirs}。"),
+            say(f"Use -q {theirs.mixture.name}.", f"请用 -q {theirs.mixture.name}。"),
         )
     return conversion
 
@@ -170,34 +170,35 @@ def convert(
 
 def check_outputs(conversions: Sequence[Conversion], paths: Sequence[Path], force: bool) -> None:
     """Raise UsageError or BqError if the files cannot be written there, as far as that can be known."""
-    need_bytes = sum(conversion.size_bytes for conversion in conversions)
-    for path in paths:
-        with _disk_errors(path):
-            check_output(path, force, need_bytes, len(paths))
+    with _disk_errors(paths):
+        check_files(paths, force, sum(conversion.size_bytes for conversion in conversions))
 
 
 def convert_several(
     outputs: Sequence[Output], threads: int, force: bool = False, report: Callable[[Progress], None] = lambda _: None
 ) -> list[Converted]:
-    """The same for several files from one read of their checkpoint: all get their names, or none."""
+    """The same for several files from one read of their checkpoint: none gets its name before all are whole and checked."""
     begun = time.perf_counter()
-    check_outputs([output.conversion for output in outputs], [output.path for output in outputs], force)
-    with _disk_errors(outputs[0].path), ExitStack() as stack:
-        parts = [stack.enter_context(writing(output.path, force)) for output in outputs]
+    paths = [output.path for output in outputs]
+    check_outputs([output.conversion for output in outputs], paths, force)
+    with _disk_errors(paths), ExitStack() as stack:
+        parts = [stack.enter_context(writing(path, force)) for path in paths]
         _write(outputs, parts, threads, report)
         write_seconds = time.perf_counter() - begun
-        return [_read_back(*pair, threads, write_seconds) for pair in zip(outputs, parts, strict=True)]
+        done = [_read_back(*pair, threads, write_seconds) for pair in zip(outputs, parts, strict=True)]
+        check_files(paths, force)  # one may have appeared since the work began
+    return done
 
 
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def _disk_errors(paths: Sequence[Path]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        names = ", ".join(path.name for path in paths)
         raise BqError(
             say(
-                f"Writing {path.name} failed: {error.strerror or error}.",
-                f"写入 {path.name} 失败：{error.strerror or error}。",
+                f"Writing {names} failed: {error.strerror or error}.", f"写入 {names} 失败：{error.strerror or error}。"
             ),
             say(
                 "Nothing was left behind. Free some space, or give another -o.",
@@ -216,12 +217,9 @@ def _write(outputs: Sequence[Output], parts: Sequence[Path], threads: int, repor
     with ExitStack() as stack:
         targets = []
         for output, part in zip(outputs, parts, strict=True):
-            out = stack.enter_context(_write_header(output, part))
+            out = stack.enter_context(steady(stack.enter_context(_write_header(output, part))))
             targets.append(Target(output.conversion.plan, out, output.quantizer))
         write_tensors(targets, threads, report)
-        for target in targets:
-            target.out.flush()
-            os.fsync(target.out.fileno())
 
 
 def _write_header(output: Output, part: Path) -> BinaryIO:

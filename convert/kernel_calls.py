@@ -5,11 +5,12 @@ Nothing here imports numba before `load_kernels` is called.
 
 import hashlib
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -57,19 +58,23 @@ def is_installed() -> bool:
 def load_kernels(kinds: Iterable[GgmlType], with_importance: bool = False, effort: int | None = None) -> Loaded:
     """The kernels of these types, compiled for this processor or taken from the cache, for one way to call them.
 
-    A cache that cannot be read is made anew; one that cannot be written is done without. Raises ImportError where numba
-    does not work.
+    What cannot be read from the cache is compiled, what cannot be kept there is used all the same. Raises whatever numba raises
+    where it does not work.
     """
+    from numba import config
+
     begun = time.perf_counter()
-    folder = cache_folder()
+    kernels: dict[GgmlType, Kernel] = {}
+    compiled = False
+    # Each module's kernels learn when it is imported where their machine code is kept.
+    before, config.CACHE_DIR = config.CACHE_DIR, str(_usable_folder())
     try:
-        return _load(kinds, with_importance, effort, folder, begun)
-    except ImportError:
-        raise
-    except Exception:  # a damaged file, a full disk: numba passes on whatever pickle or the system raise
-        shutil.rmtree(folder, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix="bq-kernels-") as temporary:
-        return _load(kinds, with_importance, effort, Path(temporary), begun)
+        for kind in sorted(kinds):
+            kernels[kind] = getattr(import_module(f"{_PACKAGE}.{_MODULES[kind]}"), kind.name.lower())
+            compiled |= _make_ready(kernels[kind], kind, with_importance, effort)
+    finally:
+        config.CACHE_DIR = before
+    return Loaded(kernels, time.perf_counter() - begun, compiled)
 
 
 def cache_folder() -> Path:
@@ -83,22 +88,42 @@ def cache_folder() -> Path:
     return root / "kernels" / digest.hexdigest()[:16]
 
 
-def _load(kinds: Iterable[GgmlType], with_importance: bool, effort: int | None, folder: Path, begun: float) -> Loaded:
-    from numba import config
-
-    kernels: dict[GgmlType, Kernel] = {}
-    compiled = False
-    before, config.CACHE_DIR = config.CACHE_DIR, str(folder)
+@cache
+def _usable_folder() -> Path:
+    """The cache's folder, or one that ends with this process if it cannot be written: numba would fall back to the folder of
+    the sources, and take what earlier sources left there.
+    """
+    folder = cache_folder()
     try:
-        for kind in sorted(kinds):
-            kernels[kind] = kernel = getattr(import_module(f"{_PACKAGE}.{_MODULES[kind]}"), kind.name.lower())
-            width = ggml.block_size(kind)[0]
-            importance = np.ones(width, np.float32) if with_importance else None
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        return Path(_temporary().name)
+
+
+@cache
+def _temporary() -> "tempfile.TemporaryDirectory[str]":
+    return tempfile.TemporaryDirectory(prefix="bq-kernels-")
+
+
+def _make_ready(kernel: Kernel, kind: GgmlType, with_importance: bool, effort: int | None) -> bool:
+    """Call a kernel once; whether it had to be compiled. numba passes on what a damaged cache or a full disk raise."""
+    width = ggml.block_size(kind)[0]
+    importance = np.ones(width, np.float32) if with_importance else None
+    kept = kernel._cache  # type: ignore[attr-defined]
+    misses = sum(kernel.stats.cache_misses.values())  # type: ignore[attr-defined]
+    for make_up in (lambda: None, kept.flush, kept.disable):
+        with suppress(OSError):
+            make_up()
+        try:
             _call(kernel, kind, rows_in_memory(np.zeros((1, width), np.float32)), importance, effort)
-            compiled = compiled or sum(kernel.stats.cache_misses.values()) > 0
-    finally:
-        config.CACHE_DIR = before
-    return Loaded(kernels, time.perf_counter() - begun, compiled)
+        except Exception:
+            if make_up is kept.disable:
+                raise
+        else:
+            break
+    return make_up is kept.disable or sum(kernel.stats.cache_misses.values()) > misses  # type: ignore[attr-defined]
 
 
 def rows_in_memory(wide: F32Array) -> Rows:
@@ -120,6 +145,8 @@ def quantize(
     `importance` is [columns], `effort` the rounds of refinement. `widen` gives the same rows in float32, for blocks that the
     kernel leaves to ggml.
     """
+    if importance is not None and (importance.shape != (rows.columns,) or importance.dtype != np.float32):
+        raise ValueError(f"an importance of {importance.shape} {importance.dtype} for {rows.columns} columns")
     found = _call(kernel, kind, rows, importance, effort)
     if found is None:
         return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bq.runtime.errors import UsageError
 from bq.runtime.ggml import GgmlType, block_size
-from bq.runtime.known import FileType
+from bq.runtime.known import OWN_SUFFIX, FileType
 from bq.runtime.language import say
 
 T = GgmlType
@@ -29,7 +29,6 @@ _FALLBACKS = {
 # These spend bits where they lower the error most (`python -m bench.quality --narrow`): IQ4_NL is the best of the 32-wide types by error
 # per bit, 4-bit weights come out as Q4_K's, and Q5_0 beats Q5_1.
 _OWN_FALLBACKS = {T.Q2_K: T.IQ4_NL, T.Q3_K: T.IQ4_NL, T.Q4_K: T.IQ4_NL, T.Q5_K: T.Q5_0, T.Q6_K: T.Q5_0}
-_OWN_SUFFIX = "_NL"
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Mixture:
     @property
     def name(self) -> str:
         """Its name, as users give it."""
-        return self.file_type.name + (_OWN_SUFFIX if self.is_own else "")
+        return self.file_type.name + (OWN_SUFFIX if self.is_own else "")
 
     @property
     def fallbacks(self) -> Mapping[GgmlType, GgmlType]:
@@ -98,7 +97,7 @@ def find_mixture(name: str) -> Mixture:
 
 def own_mixture(mixture: Mixture) -> Mixture | None:
     """bq's own variant of one of llama.cpp's mixtures."""
-    return OWN_MIXTURES.get(mixture.name + _OWN_SUFFIX)
+    return OWN_MIXTURES.get(mixture.name + OWN_SUFFIX)
 
 
 def tensor_type(mixture: Mixture, name: str, columns: int, blocks: int) -> GgmlType:

@@ -1,11 +1,11 @@
 """Who quantizes: bq's kernels where they make llama.cpp's bytes, llama.cpp's own functions for everything else.
 
-Whether they make the same bytes is not believed but tried, at each start and for each type, on a sample of blocks of every
-kind: llama.cpp may have been compiled to contract multiplications and additions, which rounds otherwise. With effort "high" the
-kernels look for better scales than llama.cpp's; then the sample tells that they find them.
+Whether they make the same bytes is not believed but tried, at each start and for each type, on a sample of blocks of several
+kinds: llama.cpp may have been compiled to contract multiplications and additions, which rounds differently. With effort "high"
+the kernels look for better scales than llama.cpp's; then the sample tells that they find them.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -73,8 +73,23 @@ class Choice:
     note: str | None = None
 
 
+def check_wishes(tensors: Iterable[PlannedTensor], wish: Wish, effort: Effort) -> None:
+    """Raises UsageError for wishes that contradict each other or do nothing for these tensors."""
+    if effort == "high" and wish == "ggml":
+        raise UsageError(
+            say("llama.cpp's own functions have no --effort high.", "llama.cpp 自身的函数没有 --effort high。"),
+            say("Leave out --quantizer ggml.", "请去掉 --quantizer ggml。"),
+        )
+    if effort == "high" and not HAVE_KERNELS & {tensor.kind for tensor in tensors}:
+        names = " ".join(kind.name for kind in sorted(HAVE_KERNELS))
+        raise UsageError(
+            say("--effort high has no effect on any type here.", "--effort high 对这里的任何类型都不起作用。"),
+            say(f"It serves {names}.", f"它适用于 {names}。"),
+        )
+
+
 def choose_quantizer(
-    tensors: Iterable[PlannedTensor],
+    tensors: Sequence[PlannedTensor],
     wish: Wish = "auto",
     effort: Effort = "normal",
     begin: Callable[[str], None] = lambda _: None,
@@ -83,114 +98,103 @@ def choose_quantizer(
 
     Raises UsageError for "fast" or "high" where they are not possible.
     """
+    check_wishes(tensors, wish, effort)
     weights: dict[GgmlType, int] = {}
     for tensor in tensors:
         weights[tensor.kind] = weights.get(tensor.kind, 0) + tensor.weights
     kinds = sorted(HAVE_KERNELS & weights.keys())
     is_asked = wish == "fast" or effort == "high"
-    if effort == "high":
-        _check_effort(wish, kinds)
-    if wish == "ggml" or not kinds or not (is_asked or sum(weights[kind] for kind in kinds) >= WORTH_IT):
+    if not kinds and is_asked:
+        return Choice(
+            GGML, say("Quantizer: llama.cpp's, fast for these types.", "量化器：llama.cpp，对这些类型已足够快。")
+        )
+    if wish == "ggml" or not (is_asked or sum(weights[kind] for kind in kinds) >= WORTH_IT):
         return Choice(GGML)
     if not kernel_calls.is_installed():
-        return _without(is_asked, say("numba is not installed", "没有安装 numba"))
-    names = " ".join(kind.name for kind in kinds)
-    begin(say(f"Preparing the fast kernels for {names}", f"正在准备快速内核：{names}"))
+        return _without(is_asked, say("numba is not installed", "没有安装 numba"), "pip install numba")
+    begin(say(f"Preparing the fast kernels for {_names(kinds)}", f"正在准备快速内核：{_names(kinds)}"))
     try:
         loaded = kernel_calls.load_kernels(kinds, effort=ROUNDS[effort])
     except Exception as error:  # numba or LLVM on a machine that they do not serve raise all sorts of things
-        return _without(is_asked, say(f"numba does not work here ({error})", f"numba 在此无法工作（{error}）"))
-    other = [kind for kind, kernel in loaded.kernels.items() if not passes(kind, kernel, effort)]
-    kernels = {kind: kernel for kind, kernel in loaded.kernels.items() if is_asked or kind not in other}
-    notes = (
-        [*_compiled_note(loaded), *_high_note(kinds, other)]
-        if effort == "high"
-        else [*_compiled_note(loaded), *_same_note(kinds, other), *_other_note(other, is_asked)]
-    )
-    return Choice(Quantizer(kernels, effort), "\n".join(notes))
+        first = str(error).partition("\n")[0] or type(error).__name__
+        return _without(is_asked, say(f"numba does not work here ({first})", f"numba 在此无法工作（{first}）"))
+    verdicts = {kind: judge(kind, kernel, effort) for kind, kernel in loaded.kernels.items()}
+    least = "good" if wish == "fast" else "same"
+    kept = [kind for kind in kinds if verdicts[kind] in ("better", "same", least)]
+    notes = [*_compiled_note(loaded), *_notes(kinds, kept, verdicts)]
+    return Choice(Quantizer({kind: loaded.kernels[kind] for kind in kept}, effort), "\n".join(notes))
 
 
-def _check_effort(wish: Wish, kinds: list[GgmlType]) -> None:
-    if wish == "ggml":
-        raise UsageError(
-            say("llama.cpp's functions know no --effort high.", "llama.cpp 的函数不支持 --effort high。"),
-            say("Leave out --quantizer ggml.", "请去掉 --quantizer ggml。"),
-        )
-    if not kinds:
-        raise UsageError(
-            say("No type in this mixture has a finer search.", "此量化方式中没有支持更细搜索的类型。"),
-            say(
-                f"--effort high serves {' '.join(kind.name for kind in sorted(HAVE_KERNELS))}.",
-                f"--effort high 支持 {' '.join(kind.name for kind in sorted(HAVE_KERNELS))}。",
-            ),
-        )
+def _names(kinds: Iterable[GgmlType]) -> str:
+    return " ".join(kind.name for kind in kinds)
 
 
-def _without(is_asked: bool, why: str) -> Choice:
-    install = "pip install 'baichuan-bq[fast]'"
+def _without(is_asked: bool, why: str, remedy: str = "") -> Choice:
     if is_asked:
+        leave_out = say("leave out --quantizer and --effort", "去掉 --quantizer 与 --effort")
         raise UsageError(
             say(f"There are no fast kernels: {why}.", f"无法使用快速内核：{why}。"),
             say(
-                f"{install}, or leave out --quantizer and --effort.", f"请 {install}，或去掉 --quantizer 与 --effort。"
+                f"Run `{remedy}`, or {leave_out}." if remedy else f"{leave_out[0].upper()}{leave_out[1:]}.",
+                f"请运行 `{remedy}`，或{leave_out}。" if remedy else f"请{leave_out}。",
             ),
         )
-    return Choice(
-        GGML,
-        say(
-            f"Quantizer: llama.cpp's; {why}. {install} makes this several times faster.",
-            f"量化器：llama.cpp；{why}。{install} 可快数倍。",
-        ),
-    )
+    more = say(f" `{remedy}` makes this several times faster.", f"运行 `{remedy}` 可快数倍。") if remedy else ""
+    return Choice(GGML, say(f"Quantizer: llama.cpp's; {why}.", f"量化器：llama.cpp；{why}。") + more)
 
 
 def _compiled_note(loaded: kernel_calls.Loaded) -> Iterable[str]:
     if loaded.compiled:
         yield say(
-            f"Kernels compiled for this processor in {loaded.seconds:.1f} s and kept for the next time.",
-            f"已为此处理器编译内核，用时 {loaded.seconds:.1f} 秒，并留作下次使用。",
+            f"Kernels compiled for this processor, once, in {loaded.seconds:.1f} s.",
+            f"已为此处理器编译内核（仅此一次），用时 {loaded.seconds:.1f} 秒。",
         )
 
 
-def _same_note(kinds: list[GgmlType], other: list[GgmlType]) -> Iterable[str]:
-    same = " ".join(kind.name for kind in kinds if kind not in other)
-    if same:
+def _notes(
+    kinds: Sequence[GgmlType], kept: Sequence[GgmlType], verdicts: Mapping[GgmlType, "Verdict"]
+) -> Iterable[str]:
+    if better := [kind for kind in kept if verdicts[kind] == "better"]:
         yield say(
-            f"Quantizer: fast kernels for {same}; on a sample their bytes are llama.cpp's.",
-            f"量化器：{same} 使用快速内核；样本字节与 llama.cpp 一致。",
+            f"Quantizer: fast kernels, --effort high, for {_names(better)}.",
+            f"量化器：{_names(better)} 使用快速内核与精细搜索（--effort high）。",
         )
-
-
-def _other_note(other: list[GgmlType], is_asked: bool) -> Iterable[str]:
-    names = " ".join(kind.name for kind in other)
-    if names and is_asked:
+    if same := [kind for kind in kept if verdicts[kind] == "same"]:
         yield say(
-            f"Warning: for {names} this build of llama.cpp rounds otherwise than the fast kernels; the file is equally good.",
-            f"警告：对 {names}，此 llama.cpp 的舍入与快速内核不同；文件质量相当。",
+            f"Quantizer: fast kernels for {_names(same)}; on a sample their bytes are llama.cpp's.",
+            f"量化器：{_names(same)} 使用快速内核；样本字节与 llama.cpp 一致。",
         )
-    elif names:
+    if good := [kind for kind in kept if verdicts[kind] == "good"]:
         yield say(
-            f"Quantizer: llama.cpp's for {names}, where the fast kernels do not give its bytes on this machine.",
-            f"量化器：{names} 使用 llama.cpp，因为快速内核在此机器上给出的字节不同。",
+            f"Warning: for {_names(good)} this llama.cpp rounds differently from the fast kernels; the errors are equal.",
+            f"警告：对 {_names(good)}，此 llama.cpp 的舍入与快速内核不同；误差相当。",
+        )
+    if left := [kind for kind in kinds if kind not in kept]:
+        yield say(
+            f"Quantizer: llama.cpp's for {_names(left)}, where a sample shows that the kernels do otherwise here.",
+            f"量化器：{_names(left)} 使用 llama.cpp，因为样本表明内核在此机器上结果不同。",
         )
 
 
-def _high_note(kinds: list[GgmlType], other: list[GgmlType]) -> Iterable[str]:
-    names = " ".join(kind.name for kind in kinds)
-    yield say(f"Quantizer: fast kernels with effort high for {names}.", f"量化器：{names} 使用快速内核，精细程度高。")
-    if other:
-        raise RuntimeError(f"effort high does not lower the error of {other}")
+Verdict = Literal["better", "same", "good", "bad"]
+_ROUNDING = 1.001  # errors of the same search, rounded differently, are closer than that
 
 
-def passes(kind: GgmlType, kernel: Kernel, effort: Effort) -> bool:
-    """Whether a kernel gives ggml's bytes on the sample; with effort "high", whether its error is smaller."""
+def judge(kind: GgmlType, kernel: Kernel, effort: Effort) -> Verdict:
+    """What a kernel gives on the sample: with effort "high" a smaller error than ggml's ("better"), else ggml's bytes ("same")
+    or other ones with the same error ("good").
+    """
     wide = _sample(ggml.block_size(kind)[0])
     rows = kernel_calls.rows_in_memory(wide)
     packed = kernel_calls.quantize(kernel, kind, rows, None, lambda: wide, ROUNDS[effort])
     theirs = ggml.quantize(kind, wide)
-    if packed is None or effort == "normal":
-        return packed is not None and np.array_equal(packed, theirs)
-    return _error(kind, packed, wide) < _error(kind, theirs, wide)
+    if packed is None:
+        return "bad"
+    if effort == "high":
+        return "better" if _error(kind, packed, wide) < _error(kind, theirs, wide) else "bad"
+    if np.array_equal(packed, theirs):
+        return "same"
+    return "good" if _error(kind, packed, wide) < _ROUNDING * _error(kind, theirs, wide) else "bad"
 
 
 def _error(kind: GgmlType, packed: U8Array, wide: F32Array) -> float:
@@ -198,7 +202,7 @@ def _error(kind: GgmlType, packed: U8Array, wide: F32Array) -> float:
 
 
 def _sample(width: int) -> F32Array:
-    """Rows of one block each: Gaussian, heavy-tailed, rounded to bfloat16, with an outlier."""
+    """Rows of one block each: Gaussian, heavy-tailed, rounded to bfloat16, with an outlier, of one sign, constant, zero."""
     rng = np.random.default_rng(0)
     shape = (_SAMPLE_BLOCKS, width)
     plain = rng.standard_normal(shape, np.float32) * np.float32(0.02)
@@ -206,4 +210,5 @@ def _sample(width: int) -> F32Array:
     coarse = (rng.standard_normal(shape, np.float32).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
     outlier = plain.copy()
     outlier[:, 7] *= 30
-    return np.concatenate([plain, heavy, coarse, outlier])
+    flat = np.array([[0.01], [-0.01], [0]], np.float32) * np.ones((3, width), np.float32)
+    return np.concatenate([plain, heavy, coarse, outlier, np.abs(plain), -np.abs(plain), flat])

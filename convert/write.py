@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import BinaryIO, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +24,18 @@ CHUNK_WEIGHTS = 1 << 20
 _AHEAD = 2  # chunks per thread that may wait for the writer
 
 
+class Sink(Protocol):
+    """What a file's data section is written to."""
+
+    def write(self, data: bytes | memoryview, /) -> object: ...
+
+
 @dataclass(frozen=True)
 class Target:
     """One file of a pass: its plan, where its data section goes, and who quantizes."""
 
     plan: Plan
-    out: BinaryIO
+    out: Sink
     quantizer: Quantizer = GGML
 
 
@@ -57,7 +63,7 @@ _scratch = threading.local()
 
 
 def write_tensors(targets: Sequence[Target], threads: int, report: Callable[[Progress], None]) -> None:
-    """Write the data section of each target, whose `out` stands at its start. The plans differ in types alone.
+    """Write the data section of each target. The plans differ in types alone.
 
     Raises BqError for weights that are not finite; OSError from writing passes through.
     """

@@ -164,10 +164,8 @@ class GrammarConstraint:
         self._automaton, self._tokenizer = automaton, tokenizer
         self._state = automaton.after_optional_space if tokenizer.add_dummy_prefix else automaton.start
         self._spaced = tokenizer.add_dummy_prefix  # nothing has come yet: a first space is not printed
-        self._open = b""
-        self._planned = (
-            b""  # of the way out, what is still to be spelled of a character  # the first bytes of a character
-        )
+        self._open = b""  # the first bytes of a character
+        self._planned = b""  # of the way out, what is still to be spelled of a character
 
     def allows(self, token: int) -> bool:
         """Whether this token may come now; nothing changes."""

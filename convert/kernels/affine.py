@@ -8,15 +8,12 @@ super-blocks. Without an importance matrix it quantizes by the functions with `_
 import numpy as np
 
 from bq.convert.kernels.blocks import (
-    ALL_ZERO,
     LARGEST_ROUNDED,
     SUPER_BLOCK,
-    I32Array,
     I64Array,
     Work,
     absolute,
     clamp,
-    everywhere,
     f32,
     fits_half,
     from_half,
@@ -29,7 +26,9 @@ from bq.convert.kernels.blocks import (
     read_blocks,
     rounded,
     smaller,
+    sum_of_squares,
     to_half,
+    weigh_by_importance,
     write_blocks,
 )
 from bq.convert.kernels.lanes import (
@@ -48,77 +47,87 @@ from bq.convert.kernels.lanes import (
     to_float,
     where,
 )
-from bq.convert.kernels.refine import refine_affine
+from bq.convert.kernels.refine import (
+    refine_affine,
+)
+from bq.convert.kernels.scales import (
+    quantize_by_largest,
+    quantize_by_weight,
+)
 
 Q2_K_BYTES, Q4_K_BYTES, Q5_K_BYTES = 84, 144, 176
 
 
 @inner
 def _scale_and_minimum(
-    work: Work,
-    base: int,
-    n: int,
-    top: np.float32,
-    first: np.float32,
-    delta: np.float32,
-    steps: int,
-    by_magnitude: bool,
+    work: Work, base: int, n: int, top: int, first: np.float32, delta: np.float32, steps: int, by_magnitude: bool
 ) -> Mask:
     """make_qkx2_quants and make_qkx3_quants: scale and minimum of the sub-block of `n` weights from `base` on.
 
     Tries `steps + 1` step widths from `(top + first) / range` on, each with its least-squares scale and minimum, and keeps the
     best by weighted squares (or magnitudes) of the error. Odd are lanes where it is not known to be what C computes.
     """
-    x, weights, q, j = work.x, work.weights, work.q, base // n
-    zero, highest = lanes(f32(0)), lanes(top)
-    least = most = load(x, base)
-    sum_w = load(weights, 0)
+    least = most = load(work.x, base)
+    sum_w = load(work.weights, 0)
     sum_x = sum_w * least
     for i in range(1, n):
-        value, w = load(x, base + i), load(weights, i)
+        value, w = load(work.x, base + i), load(work.weights, i)
         least, most = smaller(value, least), larger(value, most)
         sum_w = sum_w + w
         sum_x = sum_x + w * value
-    low = smaller(least, zero)
+    low = smaller(least, lanes(f32(0)))
     is_flat = ~(most > low)
-    inverse = highest / (most - low)
+    inverse = lanes(f32(top)) / (most - low)
     scale = lanes(f32(1)) / inverse
     odd = ~_is_roundable(inverse, least - low, most - low)
-    best = zero
-    for i in range(n):
-        value = load(x, base + i)
-        level = rounded(smaller(larger(inverse * (value - low), zero), highest))
-        difference = scale * level + low - value
-        best = best + load(weights, i) * _cost(difference, by_magnitude)
+    _least_squares(work, base, n, top, inverse, low, sum_w, sum_x)
+    best = _error(work, base, n, scale, low, by_magnitude)
     for step in range(steps + 1):
-        inverse = lanes(f32(f32(first + f32(delta * f32(step))) + top)) / (most - low)
+        inverse = lanes(f32(f32(first + f32(delta * f32(step))) + f32(top))) / (most - low)
         odd = odd | ~_is_roundable(inverse, least - low, most - low)
-        sum_l = sum_l2 = sum_xl = zero
-        for i in range(n):
-            value = load(x, base + i)
-            level = rounded(smaller(larger(inverse * (value - low), zero), highest))
-            store(q, i, level)
-            weighted = load(weights, i) * level
-            sum_l = sum_l + weighted
-            sum_l2 = sum_l2 + weighted * level
-            sum_xl = sum_xl + weighted * value
-        determinant = sum_w * sum_l2 - sum_l * sum_l
-        new_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant
-        new_low = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
-        is_above = new_low > zero
-        new_scale = where(is_above, sum_xl / sum_l2, new_scale)
-        new_low = where(is_above, zero, new_low)
-        error = zero
-        for i in range(n):
-            difference = new_scale * load(q, i) + new_low - load(x, base + i)
-            error = error + load(weights, i) * _cost(difference, by_magnitude)
-        is_better = (determinant > zero) & (error < best) & ~is_flat
+        new_scale, new_low, is_solved = _least_squares(work, base, n, top, inverse, low, sum_w, sum_x)
+        error = _error(work, base, n, new_scale, new_low, by_magnitude)
+        is_better = is_solved & (error < best) & ~is_flat
         best = where(is_better, error, best)
         scale = where(is_better, new_scale, scale)
         low = where(is_better, new_low, low)
-    store(work.scales, j, where(is_flat, zero, scale))
-    store(work.minima, j, -low)
-    return (odd | ~(scale > zero)) & ~is_flat
+    store(work.scales, base // n, where(is_flat, lanes(f32(0)), scale))
+    store(work.minima, base // n, -low)
+    return (odd | ~(scale > lanes(f32(0)))) & ~is_flat
+
+
+@inner
+def _least_squares(
+    work: Work, base: int, n: int, top: int, inverse: F32s, low: F32s, sum_w: F32s, sum_x: F32s
+) -> tuple[F32s, F32s, Mask]:
+    """`work.q` becomes the nearest levels in steps of 1 / inverse above `low`; returns the scale and the minimum that suit them
+    best, and where there are such.
+    """
+    zero, highest = lanes(f32(0)), lanes(f32(top))
+    sum_l = sum_l2 = sum_xl = zero
+    for i in range(n):
+        value = load(work.x, base + i)
+        level = rounded(smaller(larger(inverse * (value - low), zero), highest))
+        store(work.q, i, level)
+        weighted = load(work.weights, i) * level
+        sum_l = sum_l + weighted
+        sum_l2 = sum_l2 + weighted * level
+        sum_xl = sum_xl + weighted * value
+    determinant = sum_w * sum_l2 - sum_l * sum_l
+    scale = (sum_w * sum_xl - sum_x * sum_l) / determinant
+    new_low = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
+    is_above = new_low > zero
+    return where(is_above, sum_xl / sum_l2, scale), where(is_above, zero, new_low), determinant > zero
+
+
+@inner
+def _error(work: Work, base: int, n: int, scale: F32s, low: F32s, by_magnitude: bool) -> F32s:
+    """Of the levels in `work.q`, by `work.weights`."""
+    error = lanes(f32(0))
+    for i in range(n):
+        difference = scale * load(work.q, i) + low - load(work.x, base + i)
+        error = error + load(work.weights, i) * _cost(difference, by_magnitude)
+    return error
 
 
 @inner
@@ -136,106 +145,6 @@ def _is_roundable(inverse: F32s, least: F32s, most: F32s) -> Mask:
 
 
 @inner
-def _quantize_by_weight(x: F32Array, n: int, top: int, weights: F32Array, q: I32Array) -> tuple[F32s, Mask]:
-    """make_qp_quants: x ~ scale * q for n numbers from 0 up, by search and then by rounds of coordinate descent.
-
-    Returns the scale, and the lanes where it is not known to be what C computes.
-    """
-    zero, one = lanes(f32(0)), lanes(f32(1))
-    most = zero
-    for i in range(n):
-        most = larger(most, load(x, i))
-    inverse = lanes(f32(top)) / most
-    scale = one / inverse
-    best = zero
-    for i in range(n):
-        difference = load(x, i) - scale * to_float(nearest_int(inverse * load(x, i)))
-        best = best + load(weights, i) * difference * difference
-    for step in range(-4, 5):
-        if step == 0:
-            continue
-        candidate = lanes(f32(f32(f32(0.1) * f32(step)) + f32(top))) / most
-        scale = one / candidate
-        error = zero
-        for i in range(n):
-            difference = load(x, i) - scale * to_float(at_most(nearest_int(candidate * load(x, i)), top))
-            error = error + load(weights, i) * difference * difference
-        is_better = error < best
-        best = where(is_better, error, best)
-        inverse = where(is_better, candidate, inverse)
-    sum_xl = sum_l2 = zero
-    for i in range(n):
-        value, w = load(x, i), load(weights, i)
-        level = at_most(nearest_int(inverse * value), top)
-        store(q, i, level)
-        sum_xl = sum_xl + w * value * to_float(level)
-        sum_l2 = sum_l2 + w * to_float(level) * to_float(level)
-    is_going_on, odd = everywhere(), nowhere()
-    for _ in range(5):
-        is_changed = nowhere()
-        for i in range(n):
-            value, w, old = load(x, i), load(weights, i), to_float(load(q, i))
-            rest_xl = sum_xl - w * value * old
-            rest_l2 = sum_l2 - w * old * old
-            exact = value * rest_l2 / rest_xl
-            level = at_most(nearest_int(exact), top)
-            new_xl = rest_xl + w * value * to_float(level)
-            new_l2 = rest_l2 + w * to_float(level) * to_float(level)
-            is_tried = (rest_xl > zero) & (rest_l2 > zero) & is_going_on
-            odd = odd | (is_tried & ~(exact < lanes(LARGEST_ROUNDED)))
-            is_better = is_tried & ~(level == load(q, i)) & (new_xl * new_xl * sum_l2 > sum_xl * sum_xl * new_l2)
-            store(q, i, where(is_better, level, load(q, i)))
-            sum_xl = where(is_better, new_xl, sum_xl)
-            sum_l2 = where(is_better, new_l2, sum_l2)
-            is_changed = is_changed | is_better
-        is_going_on = is_changed
-    is_zero = most < lanes(ALL_ZERO)
-    for i in range(n):
-        store(q, i, where(is_zero, lanes(i32(0)), load(q, i)))
-    return where((sum_l2 > zero) & ~is_zero, sum_xl / sum_l2, zero), odd & ~is_zero
-
-
-@inner
-def at_most(x: I32s, top: int) -> I32s:
-    """C's MIN(top, x)."""
-    return where(x > lanes(i32(top)), lanes(i32(top)), x)
-
-
-@inner
-def _quantize_by_largest(x: F32Array, n: int, top: int, q: I32Array) -> F32s:
-    """The n scales or minima of a super-block in steps of the largest one's `top`-th part, which is returned."""
-    zero = lanes(f32(0))
-    most = zero
-    for j in range(n):
-        most = larger(load(x, j), most)
-    inverse = where(most > zero, lanes(f32(top)) / most, zero)
-    for j in range(n):
-        store(q, j, at_most(nearest_int(inverse * load(x, j)), top))
-    return most / lanes(f32(top))
-
-
-@inner
-def sum_of_squares(x: F32Array, base: int, n: int) -> F32s:
-    """Of n weights from `base` on."""
-    total = lanes(f32(0))
-    for i in range(base, base + n):
-        total = total + load(x, i) * load(x, i)
-    return total
-
-
-@inner
-def weigh_by_importance(work: Work, base: int, n: int, sigma2: F32s) -> F32s:
-    """`work.weights` for the sub-block of n weights from `base` on: importance * sqrt(sigma2 + x^2); returns their sum."""
-    total = lanes(f32(0))
-    for i in range(n):
-        value = load(work.x, base + i)
-        weight = load(work.importance, base + i) * sqrt(sigma2 + value * value)
-        store(work.weights, i, weight)
-        total = total + weight
-    return total
-
-
-@inner
 def _weigh_by_magnitude(work: Work, base: int, n: int, mean: F32s) -> None:
     """`work.weights` for the sub-block of n weights from `base` on: mean + |x|."""
     for i in range(n):
@@ -243,11 +152,11 @@ def _weigh_by_magnitude(work: Work, base: int, n: int, mean: F32s) -> None:
 
 
 @inner
-def _apply_scales(work: Work, n: int, d: F32s, dmin: F32s, at: int) -> Mask:
+def _apply_scales(work: Work, effort: int | None, n: int, d: F32s, dmin: F32s, at: int) -> Mask:
     """Bytes `at` to `at + 3` are d and dmin; `work.scales` and `minima` become what a reader of the file will see.
 
-    Odd are lanes whose scale was rounded to 0: there C keeps the search's q, which is not at hand; and those where float16
-    does not hold d or dmin.
+    Odd are lanes where float16 does not hold d or dmin; and, where C's bytes are wanted, those whose scale was rounded to 0:
+    there it keeps the search's q, which is not at hand.
     """
     zero, odd = lanes(f32(0)), ~(fits_half(d) & fits_half(dmin))
     put_half(work.packed, at, to_half(d))
@@ -255,7 +164,8 @@ def _apply_scales(work: Work, n: int, d: F32s, dmin: F32s, at: int) -> Mask:
     d, dmin = from_half(to_half(d)), from_half(to_half(dmin))
     for j in range(n):
         scale = d * to_float(load(work.scale_q, j))
-        odd = odd | ((scale == zero) & ~(load(work.scales, j) == zero))
+        if effort is None:
+            odd = odd | ((scale == zero) & ~(load(work.scales, j) == zero))
         store(work.scales, j, scale)
         store(work.minima, j, dmin * to_float(load(work.minimum_q, j)))
     return odd
@@ -279,21 +189,21 @@ def _scales_of_32(
         sigma2 = lanes(f32(2)) * sum_of_squares(work.x, 0, SUPER_BLOCK) / lanes(f32(SUPER_BLOCK))
         for j in range(8):
             store(work.sums, j, weigh_by_importance(work, 32 * j, 32, sigma2))
-            odd = odd | _scale_and_minimum(work, 32 * j, 32, f32(top), f32(-0.9), f32(0.05), 36, False)
-        d, odd_d = _quantize_by_weight(work.scales, 8, 63, work.sums, work.scale_q)
-        dmin, odd_dmin = _quantize_by_weight(work.minima, 8, 63, work.sums, work.minimum_q)
+            odd = odd | _scale_and_minimum(work, 32 * j, 32, top, f32(-0.9), f32(0.05), 36, False)
+        d, odd_d = quantize_by_weight(work.scales, 8, 63, work.sums, work.scale_q)
+        dmin, odd_dmin = quantize_by_weight(work.minima, 8, 63, work.sums, work.minimum_q)
         odd = odd | odd_d | odd_dmin
     else:
         for j in range(8):
             rms = sqrt(sum_of_squares(work.x, 32 * j, 32) / lanes(f32(32)))
             _weigh_by_magnitude(work, 32 * j, 32, rms)
-            odd = odd | _scale_and_minimum(work, 32 * j, 32, f32(top), first, f32(0.1), steps, False)
-        d = _quantize_by_largest(work.scales, 8, 63, work.scale_q)
-        dmin = _quantize_by_largest(work.minima, 8, 63, work.minimum_q)
+            odd = odd | _scale_and_minimum(work, 32 * j, 32, top, first, f32(0.1), steps, False)
+        d = quantize_by_largest(work.scales, 8, 63, work.scale_q)
+        dmin = quantize_by_largest(work.minima, 8, 63, work.minimum_q)
     if effort is not None:
         d, dmin = refine_affine(work, 32, top, 63, d, dmin, effort)
     _put_6_bit_pairs(work, 4)
-    return odd | _apply_scales(work, 8, d, dmin, 0)
+    return odd | _apply_scales(work, effort, 8, d, dmin, 0)
 
 
 @inner
@@ -318,7 +228,7 @@ def q4_k(
     out: U8Array,
     redo: U8Array,
 ) -> bool:
-    """block_q4_K: d, dmin, 12 bytes of scales, 128 bytes of q; see bq.convert.quantizer for the arguments."""
+    """block_q4_K: d, dmin, 12 bytes of scales, 128 bytes of q; the arguments are those of bq.convert.kernel_calls.Kernel."""
     work = make_work(Q4_K_BYTES, len(rows) if normalise else 0)
     for first in range(0, len(redo), LANES):
         if not read_blocks(rows, dtype, columns, importance, work, first, SUPER_BLOCK):
@@ -369,21 +279,21 @@ def _scales_of_16(work: Work, importance: F32Array | None, effort: int | None) -
         sigma2 = sum_of_squares(work.x, 0, SUPER_BLOCK) / lanes(f32(SUPER_BLOCK))
         for j in range(16):
             store(work.sums, j, weigh_by_importance(work, 16 * j, 16, sigma2))
-            odd = odd | _scale_and_minimum(work, 16 * j, 16, f32(3), f32(-0.9), f32(0.05), 36, False)
-        d, odd_d = _quantize_by_weight(work.scales, 16, 15, work.sums, work.scale_q)
-        dmin, odd_dmin = _quantize_by_weight(work.minima, 16, 15, work.sums, work.minimum_q)
+            odd = odd | _scale_and_minimum(work, 16 * j, 16, 3, f32(-0.9), f32(0.05), 36, False)
+        d, odd_d = quantize_by_weight(work.scales, 16, 15, work.sums, work.scale_q)
+        dmin, odd_dmin = quantize_by_weight(work.minima, 16, 15, work.sums, work.minimum_q)
         odd = odd | odd_d | odd_dmin
     else:
         for j in range(16):
             _weigh_by_magnitude(work, 16 * j, 16, lanes(f32(0)))
-            odd = odd | _scale_and_minimum(work, 16 * j, 16, f32(3), f32(-0.5), f32(0.1), 15, True)
-        d = _quantize_by_largest(work.scales, 16, 15, work.scale_q)
-        dmin = _quantize_by_largest(work.minima, 16, 15, work.minimum_q)
+            odd = odd | _scale_and_minimum(work, 16 * j, 16, 3, f32(-0.5), f32(0.1), 15, True)
+        d = quantize_by_largest(work.scales, 16, 15, work.scale_q)
+        dmin = quantize_by_largest(work.minima, 16, 15, work.minimum_q)
     if effort is not None:
         d, dmin = refine_affine(work, 16, 3, 15, d, dmin, effort)
     for j in range(16):
         store(work.packed, j, load(work.scale_q, j) | (load(work.minimum_q, j) << lanes(i32(4))))
-    return odd | _apply_scales(work, 16, d, dmin, 80)
+    return odd | _apply_scales(work, effort, 16, d, dmin, 80)
 
 
 @kernel

@@ -25,6 +25,7 @@ from bq.convert.kernels.lanes import (
     load,
     load_16_bits,
     load_32_bits,
+    sqrt,
     store,
     store_transposed,
     where,
@@ -47,8 +48,9 @@ class Work(NamedTuple):
     """Memory of one call of a kernel, small enough for the first cache; numbers of sixteen lanes each.
 
     Before a group of blocks is searched: `x`, its weights, and their `importance`, 1 if it is not known. Free to use: `weights` and `q` for
-    a sub-block's weights in the search and its trial levels; `scales`, `minima`, `sums`, `scale_q` and `minimum_q` for one
-    number of each sub-block. After it: `packed`. `tile` is read_blocks' own, `norms` one number per row, empty without NormHead.
+    a sub-block's weights in the search and its trial levels; `scales`, `minima`, `sums`, `scale_q` and `minimum_q` for up to
+    sixteen numbers, mostly one of each sub-block. After it: `packed`. `tile` is read_blocks' own, `norms` one number per
+    row, empty without NormHead.
     """
 
     x: F32Array
@@ -114,6 +116,18 @@ def clamp(x: I32s, low: int, high: int) -> I32s:
     """Between `low` and `high`."""
     raised = where(x < lanes(i32(low)), lanes(i32(low)), x)
     return where(raised > lanes(i32(high)), lanes(i32(high)), raised)
+
+
+@inner
+def at_most(x: I32s, top: int) -> I32s:
+    """C's MIN(top, x)."""
+    return where(x > lanes(i32(top)), lanes(i32(top)), x)
+
+
+@inner
+def reciprocal(x: F32s) -> F32s:
+    """1 / x, or 0."""
+    return where(x == lanes(f32(0)), lanes(f32(0)), lanes(f32(1)) / x)
 
 
 @inner
@@ -190,7 +204,7 @@ def _widened(address: int, dtype: int) -> F32s:
 def row_norm(address: int, dtype: int, columns: int, tile: F32Array) -> np.float32:
     """The L2 norm of a row: sixteen sums of squares in float64, added up in order, so that every program gets the same.
 
-    `columns` is a multiple of 16. bq.convert.write.row_norms is the same in numpy.
+    `columns` is a multiple of 16. bq.convert.rows.normalise_rows does the same in numpy.
     """
     sums = np.zeros(LANES, np.float64)
     step = LANES * (4 if dtype == F32 else 2)
@@ -255,6 +269,36 @@ def _read_importance(importance: F32Array, work: Work, first: int, last: int, bl
             inside = min(first + lane, last) % per_row
             store(work.tile, lane, load(importance, (inside * block) // LANES + part))
         store_transposed(work.tile, work.importance, part * LANES)
+
+
+@inner
+def sum_of_squares(x: F32Array, base: int, n: int) -> F32s:
+    """Of n weights from `base` on."""
+    total = lanes(f32(0))
+    for i in range(base, base + n):
+        total = total + load(x, i) * load(x, i)
+    return total
+
+
+@inner
+def weigh_by_importance(work: Work, base: int, n: int, sigma2: F32s) -> F32s:
+    """`work.weights` for the sub-block of n weights from `base` on: importance * sqrt(sigma2 + x^2); returns their sum."""
+    total = lanes(f32(0))
+    for i in range(n):
+        value = load(work.x, base + i)
+        weight = load(work.importance, base + i) * sqrt(sigma2 + value * value)
+        store(work.weights, i, weight)
+        total = total + weight
+    return total
+
+
+@inner
+def largest_magnitude(x: F32Array, base: int, n: int) -> F32s:
+    """Of n numbers from `base` on, the first of the largest magnitude, with its sign."""
+    found = lanes(f32(0))
+    for i in range(base, base + n):
+        found = where(absolute(load(x, i)) > absolute(found), load(x, i), found)
+    return found
 
 
 @inner

@@ -1,7 +1,7 @@
 """Sixteen numbers as one value, for numba: what a kernel writes for one block happens to sixteen blocks, one per lane.
 
-`F32s`, `I32s` and `Mask` are LLVM vectors with the operators of plain numbers. Arithmetic is IEEE's, in the order in which
-it is written: nothing is contracted or reassociated, so each lane computes what C code without fast-math computes.
+`F32s`, `I32s` and `Mask` are LLVM vectors with the operators of plain numbers (`>>` brings in zeros). Arithmetic is IEEE's, in
+the order in which it is written: nothing is contracted or reassociated, so each lane computes what C code without fast-math computes.
 Importing this module imports numba.
 """
 
@@ -40,7 +40,10 @@ def inner(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile a function that Python calls, and keep the machine code on disk."""
+    """Compile a function that Python calls, and keep the machine code on disk.
+
+    numba keeps that of plain functions only, not of closures: so every format has an entry of its own, all of one form.
+    """
     return numba.njit(cache=True, **_OPTIONS)(function)  # type: ignore[no-any-return]
 
 

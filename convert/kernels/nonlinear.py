@@ -3,7 +3,6 @@
 The search is quantize_row_iq4_nl_impl of llama.cpp's ggml-quants.c, computed for sixteen blocks.
 """
 
-from bq.convert.kernels.affine import sum_of_squares, weigh_by_importance
 from bq.convert.kernels.blocks import (
     ALL_ZERO,
     SUPER_BLOCK,
@@ -14,11 +13,15 @@ from bq.convert.kernels.blocks import (
     f32,
     fits_half,
     i32,
+    largest_magnitude,
     make_work,
     nearest_int,
     put_half,
     read_blocks,
+    reciprocal,
+    sum_of_squares,
     to_half,
+    weigh_by_importance,
     write_blocks,
 )
 from bq.convert.kernels.lanes import (
@@ -34,8 +37,15 @@ from bq.convert.kernels.lanes import (
     to_float,
     where,
 )
-from bq.convert.kernels.refine import refine_symmetric, refine_values
-from bq.convert.kernels.values import LOWEST, nearest_index, nearest_value
+from bq.convert.kernels.refine import (
+    refine_symmetric,
+    refine_values,
+)
+from bq.convert.kernels.values import (
+    LOWEST,
+    nearest_index,
+    nearest_value,
+)
 
 IQ4_NL_BYTES, IQ4_XS_BYTES = 18, 136
 BLOCK = 32
@@ -43,13 +53,10 @@ _TRIES = 7
 
 
 @inner
-def _best_scale(work: Work, base: int) -> F32s:
+def _search_scale(work: Work, base: int) -> F32s:
     """The scale of the block of 32 from `base` on, by `work.weights`; 0 where all weights are."""
     zero = lanes(f32(0))
-    most = zero
-    for i in range(BLOCK):
-        value = load(work.x, base + i)
-        most = where(absolute(value) > absolute(most), value, most)
+    most = largest_magnitude(work.x, base, BLOCK)
     scale = best = zero
     for step in range(-_TRIES - 1, _TRIES + 1):  # before all tries the plain step is taken, and kept whatever it gives
         inverse = lanes(f32(1)) / (-most / lanes(LOWEST)) if step < -_TRIES else lanes(f32(step) + LOWEST) / most
@@ -81,13 +88,6 @@ def _weigh(work: Work, importance: F32Array | None, base: int, sigma2: F32s) -> 
 
 
 @inner
-def _inverse(x: F32s) -> F32s:
-    """1 / x, or 0."""
-    zero = lanes(f32(0))
-    return where(x == zero, zero, lanes(f32(1)) / x)
-
-
-@inner
 def _put_block(work: Work, base: int, inverse: F32s, at: int) -> None:
     """The q of 32 weights in 16 bytes: the first half in the lower bits, the second in the upper ones."""
     for i in range(16):
@@ -107,18 +107,18 @@ def iq4_nl(
     out: U8Array,
     redo: U8Array,
 ) -> bool:
-    """block_iq4_nl: d, 16 bytes of q for 32 weights; see bq.convert.quantizer for the arguments."""
+    """block_iq4_nl: d, 16 bytes of q for 32 weights; the arguments are those of bq.convert.kernel_calls.Kernel."""
     work = make_work(IQ4_NL_BYTES, len(rows) if normalise else 0)
     for first in range(0, len(redo), LANES):
         if not read_blocks(rows, dtype, columns, importance, work, first, BLOCK):
             return False
         sigma2 = sum_of_squares(work.x, 0, BLOCK) * lanes(f32(2 / BLOCK))
         _weigh(work, importance, 0, sigma2)
-        scale = _best_scale(work, 0)
+        scale = _search_scale(work, 0)
         if effort is not None:
             scale = refine_values(work, BLOCK, scale, effort)
         put_half(work.packed, 0, to_half(scale))
-        _put_block(work, 0, _inverse(scale), 2)
+        _put_block(work, 0, reciprocal(scale), 2)
         write_blocks(work.packed, ~fits_half(scale), first, IQ4_NL_BYTES, out, redo)
     return True
 
@@ -140,19 +140,16 @@ def iq4_xs(
         if not read_blocks(rows, dtype, columns, importance, work, first, SUPER_BLOCK):
             return False
         sigma2 = sum_of_squares(work.x, 0, SUPER_BLOCK) * lanes(f32(2 / SUPER_BLOCK))
-        most = lanes(f32(0))
         for j in range(8):
             _weigh(work, importance, BLOCK * j, sigma2)
-            scale = _best_scale(work, BLOCK * j)
-            store(work.scales, j, scale)
-            most = where(absolute(scale) > absolute(most), scale, most)
-        d = -most / lanes(f32(32))
+            store(work.scales, j, _search_scale(work, BLOCK * j))
+        d = -largest_magnitude(work.scales, 0, 8) / lanes(f32(32))
         _round_scales(work, d)
         if effort is not None:
             d = refine_symmetric(work, BLOCK, 0, -32, 31, d, effort)
         _put_scales(work, d)
         for j in range(8):
-            _put_block(work, BLOCK * j, _inverse(load(work.scales, j)), 8 + 16 * j)
+            _put_block(work, BLOCK * j, reciprocal(load(work.scales, j)), 8 + 16 * j)
         write_blocks(work.packed, ~fits_half(d), first, IQ4_XS_BYTES, out, redo)
     return True
 
@@ -160,7 +157,7 @@ def iq4_xs(
 @inner
 def _round_scales(work: Work, d: F32s) -> None:
     """The eight scales in steps of d."""
-    inverse = _inverse(d)
+    inverse = reciprocal(d)
     for j in range(8):
         store(work.scale_q, j, clamp(nearest_int(inverse * load(work.scales, j)), -32, 31))
 

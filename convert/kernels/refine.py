@@ -21,12 +21,25 @@ from bq.convert.kernels.blocks import (
     from_half,
     i32,
     larger,
+    reciprocal,
     rounded,
     smaller,
     to_half,
 )
-from bq.convert.kernels.lanes import F32s, I32s, Mask, inner, lanes, load, store, to_float, where
-from bq.convert.kernels.values import nearest_value
+from bq.convert.kernels.lanes import (
+    F32s,
+    I32s,
+    Mask,
+    inner,
+    lanes,
+    load,
+    store,
+    to_float,
+    where,
+)
+from bq.convert.kernels.values import (
+    nearest_value,
+)
 
 _NEIGHBOURS, _FAR = 1, 2  # how far to look from the present scale: of a pair, of a scale alone
 
@@ -51,27 +64,16 @@ def refine_affine(work: Work, n: int, top: int, top_scale: int, d: F32s, dmin: F
         store(kept_scales, j, load(work.scale_q, j))
         store(kept_minima, j, load(work.minimum_q, j))
     for _ in range(rounds + 1):
-        total = uu = uv = vv = ux = vx = lanes(f32(0))
+        total = lanes(f32(0))
         for j in range(sub_blocks):
             total = total + _best_pair(work, j, n, top, top_scale, d, dmin)
-            scale_q, minimum_q = to_float(load(work.scale_q, j)), to_float(load(work.minimum_q, j))
-            scale, minimum = d * scale_q, dmin * minimum_q
-            inverse = _inverse(scale)
-            for i in range(n * j, n * j + n):
-                value, w = load(work.x, i), load(work.importance, i)
-                u = scale_q * _level(value + minimum, inverse, top)
-                uu, uv, vv = uu + w * u * u, uv + w * u * minimum_q, vv + w * minimum_q * minimum_q
-                ux, vx = ux + w * u * value, vx + w * minimum_q * value
         is_better = total < best
         best = where(is_better, total, best)
         best_d, best_dmin = where(is_better, d, best_d), where(is_better, dmin, best_dmin)
         for j in range(sub_blocks):
             store(kept_scales, j, _chosen(is_better, work.scale_q, kept_scales, j))
             store(kept_minima, j, _chosen(is_better, work.minimum_q, kept_minima, j))
-        determinant = uu * vv - uv * uv
-        both = determinant > lanes(f32(1e-6)) * uu * vv
-        new_d = where(both, (ux * vv - vx * uv) / determinant, ux / uu)
-        new_dmin = where(both, (ux * uv - vx * uu) / determinant, dmin)
+        new_d, new_dmin = _least_squares(work, n, top, d, dmin)
         is_sound = (new_d > lanes(f32(0))) & (new_dmin >= lanes(f32(0)))
         d = where(is_sound, as_stored(new_d), d)
         dmin = where(is_sound, as_stored(new_dmin), dmin)
@@ -82,13 +84,26 @@ def refine_affine(work: Work, n: int, top: int, top_scale: int, d: F32s, dmin: F
 
 
 @inner
-def _chosen(condition: Mask, yes: I32Array, no: I32Array, j: int) -> I32s:
-    return where(condition, load(yes, j), load(no, j))
+def _least_squares(work: Work, n: int, top: int, d: F32s, dmin: F32s) -> tuple[F32s, F32s]:
+    """The d and dmin that suit the present scales, minima and levels best: x ~ d * u - dmin * v."""
+    uu = uv = vv = ux = vx = lanes(f32(0))
+    for j in range(SUPER_BLOCK // n):
+        scale_q, v = to_float(load(work.scale_q, j)), to_float(load(work.minimum_q, j))
+        inverse = reciprocal(d * scale_q)
+        for i in range(n * j, n * j + n):
+            value, w = load(work.x, i), load(work.importance, i)
+            u = scale_q * _level(value + dmin * v, inverse, top)
+            uu, uv, vv = uu + w * u * u, uv + w * u * v, vv + w * v * v
+            ux, vx = ux + w * u * value, vx + w * v * value
+    determinant = uu * vv - uv * uv
+    both = determinant > lanes(f32(1e-6)) * uu * vv  # else no minimum is there, or it is one with the scale
+    new_d = where(both, (ux * vv - vx * uv) / determinant, (ux + dmin * uv) / uu)
+    return new_d, where(both, (ux * uv - vx * uu) / determinant, dmin)
 
 
 @inner
-def _inverse(x: F32s) -> F32s:
-    return where(x == lanes(f32(0)), lanes(f32(0)), lanes(f32(1)) / x)
+def _chosen(condition: Mask, yes: I32Array, no: I32Array, j: int) -> I32s:
+    return where(condition, load(yes, j), load(no, j))
 
 
 @inner
@@ -104,7 +119,7 @@ def _best_pair(work: Work, j: int, n: int, top: int, top_scale: int, d: F32s, dm
     for up in range(-_NEIGHBOURS, _NEIGHBOURS + 1):
         trial_scale = clamp(scale_q + lanes(i32(up)), 0, top_scale)
         scale = d * to_float(trial_scale)
-        inverse = _inverse(scale)
+        inverse = reciprocal(scale)
         for side in range(-_NEIGHBOURS, _NEIGHBOURS + 1):
             trial_minimum = clamp(minimum_q + lanes(i32(side)), 0, top_scale)
             minimum = dmin * to_float(trial_minimum)
@@ -139,7 +154,7 @@ def refine_symmetric(work: Work, n: int, top: int, low_scale: int, high_scale: i
         for j in range(sub_blocks):
             total = total + _best_scale(work, j, n, top, low_scale, high_scale, d)
             scale_q = to_float(load(work.scale_q, j))
-            inverse = _inverse(d * scale_q)
+            inverse = reciprocal(d * scale_q)
             for i in range(n * j, n * j + n):
                 value, w = load(work.x, i), load(work.importance, i)
                 u = scale_q * _signed_level(value, inverse, top)
@@ -171,7 +186,7 @@ def _best_scale(work: Work, j: int, n: int, top: int, low_scale: int, high_scale
     for step in range(-_FAR, _FAR + 1):
         trial = clamp(present + lanes(i32(step)), low_scale, high_scale)
         scale = d * to_float(trial)
-        inverse = _inverse(scale)
+        inverse = reciprocal(scale)
         error = lanes(f32(0))
         for i in range(n * j, n * j + n):
             value = load(work.x, i)
@@ -191,7 +206,7 @@ def refine_values(work: Work, n: int, scale: F32s, rounds: int) -> F32s:
     best_scale, best = scale, lanes(f32(np.inf))
     for _ in range(rounds + 1):
         error = qq = qx = lanes(f32(0))
-        inverse = _inverse(scale)
+        inverse = reciprocal(scale)
         for i in range(n):
             value, w = load(work.x, i), load(work.importance, i)
             q = nearest_value(value * inverse)

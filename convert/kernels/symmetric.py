@@ -4,19 +4,20 @@ Every function is the one of the same purpose in llama.cpp's ggml-quants.c, whos
 super-blocks. Q3_K without an importance matrix searches by coordinate descent (make_q3_quants), the others try step widths.
 """
 
-from bq.convert.kernels.affine import at_most, sum_of_squares, weigh_by_importance
 from bq.convert.kernels.blocks import (
     ALL_ZERO,
     SUPER_BLOCK,
     I64Array,
     Work,
     absolute,
+    at_most,
     clamp,
     f32,
     fits_half,
     from_half,
     i32,
     larger,
+    largest_magnitude,
     make_work,
     nearest_int,
     nowhere,
@@ -24,7 +25,9 @@ from bq.convert.kernels.blocks import (
     read_blocks,
     rounded,
     smaller,
+    sum_of_squares,
     to_half,
+    weigh_by_importance,
     write_blocks,
 )
 from bq.convert.kernels.lanes import (
@@ -43,28 +46,22 @@ from bq.convert.kernels.lanes import (
     to_float,
     where,
 )
-from bq.convert.kernels.refine import refine_symmetric
+from bq.convert.kernels.refine import (
+    refine_symmetric,
+)
 
 Q3_K_BYTES, Q6_K_BYTES = 110, 210
 
 
 @inner
-def _largest(x: F32Array, base: int, n: int) -> F32s:
-    """The first number of the largest magnitude, with its sign."""
-    found = lanes(f32(0))
-    for i in range(base, base + n):
-        found = where(absolute(load(x, i)) > absolute(found), load(x, i), found)
-    return found
-
-
-@inner
-def _best_scale(x: F32Array, base: int, n: int, top: int, weights: F32Array) -> tuple[F32s, F32s]:
+def _search_scale(x: F32Array, base: int, n: int, top: int, weights: F32Array) -> tuple[F32s, F32s]:
     """make_qx_quants: the scale for q from -top to top - 1, and the inverse step by which q is rounded.
 
-    Both are 0 where all numbers are. `weights` belong to the n numbers from `base` on.
+    Both are 0 where all numbers are. `weights` belong to the n numbers from `base` on. Numbers so large that a level is NaN here
+    and something else in C make the scale NaN or 0 too, and then the block is odd.
     """
     zero, low, high = lanes(f32(0)), lanes(f32(-top)), lanes(f32(top - 1))
-    most = _largest(x, base, n)
+    most = largest_magnitude(x, base, n)
     inverse = lanes(f32(-top)) / most
     scale = best = zero
     for step in range(-10, 10):  # the first stands for 0, and is kept whatever it gives
@@ -93,7 +90,7 @@ def _best_scale(x: F32Array, base: int, n: int, top: int, weights: F32Array) -> 
 def _scale_by_descent(work: Work, base: int, n: int, top: int) -> F32s:
     """make_q3_quants: the scale for q from -top to top - 1, weighing by x^2; 0 where all numbers are."""
     x, q, zero = work.x, work.scale_q, lanes(f32(0))
-    most = _largest(x, base, n)
+    most = largest_magnitude(x, base, n)
     inverse = lanes(f32(-top)) / most
     sum_xl = sum_l2 = zero
     for i in range(n):
@@ -130,11 +127,11 @@ def _scale_by_descent(work: Work, base: int, n: int, top: int) -> F32s:
 
 
 @inner
-def _apply_scales(work: Work, d: F32s, is_cleared: Mask, at: int) -> Mask:
+def _apply_scales(work: Work, effort: int | None, d: F32s, is_cleared: Mask, at: int) -> Mask:
     """d becomes bytes `at` and `at + 1`, `work.scales` what a reader of the file will see.
 
-    Odd are lanes whose scale was rounded to 0: there C keeps the search's q, which is not at hand, unless it clears the whole
-    block; and those where float16 does not hold d.
+    Odd are lanes where float16 does not hold d; and, where C's bytes are wanted, those whose scale was rounded to 0: there it
+    keeps the search's q, which is not at hand, unless it clears the whole block.
     """
     zero = lanes(f32(0))
     odd = ~fits_half(d)
@@ -142,15 +139,11 @@ def _apply_scales(work: Work, d: F32s, is_cleared: Mask, at: int) -> Mask:
     d = from_half(to_half(d))
     for j in range(16):
         scale = d * to_float(load(work.scale_q, j))
-        is_zero = _largest_is_zero(work.x, 16 * j, 16)
-        odd = odd | ((scale == zero) & ~is_zero & ~is_cleared)
+        if effort is None:
+            is_zero = absolute(largest_magnitude(work.x, 16 * j, 16)) < lanes(ALL_ZERO)
+            odd = odd | ((scale == zero) & ~is_zero & ~is_cleared)
         store(work.scales, j, scale)
     return odd
-
-
-@inner
-def _largest_is_zero(x: F32Array, base: int, n: int) -> Mask:
-    return absolute(_largest(x, base, n)) < lanes(ALL_ZERO)
 
 
 @inner
@@ -170,9 +163,9 @@ def _scales_of_q6_k(work: Work, importance: F32Array | None, effort: int | None)
                 store(work.weights, i, load(work.importance, 16 * j + i))
             else:
                 store(work.weights, i, load(work.x, 16 * j + i) * load(work.x, 16 * j + i))
-        scale, _ = _best_scale(work.x, 16 * j, 16, 32, work.weights)
+        scale, _ = _search_scale(work.x, 16 * j, 16, 32, work.weights)
         store(work.scales, j, scale)
-    most = _largest(work.scales, 0, 16)
+    most = largest_magnitude(work.scales, 0, 16)
     is_empty = absolute(most) < lanes(ALL_ZERO)
     inverse = lanes(f32(-128)) / most
     for j in range(16):
@@ -183,7 +176,7 @@ def _scales_of_q6_k(work: Work, importance: F32Array | None, effort: int | None)
         d = refine_symmetric(work, 16, 32, -128, 127, d, effort)
     for j in range(16):
         store(work.packed, 192 + j, load(work.scale_q, j))
-    return _apply_scales(work, d, is_empty, 208)
+    return _apply_scales(work, effort, d, is_empty, 208)
 
 
 @kernel
@@ -197,7 +190,7 @@ def q6_k(
     out: U8Array,
     redo: U8Array,
 ) -> bool:
-    """block_q6_K: 128 bytes of lower and 64 of upper bits, 16 scales, d; see bq.convert.quantizer for the arguments."""
+    """block_q6_K: 128 bytes of lower and 64 of upper bits, 16 scales, d; the arguments are those of bq.convert.kernel_calls.Kernel."""
     work = make_work(Q6_K_BYTES, len(rows) if normalise else 0)
     for first in range(0, len(redo), LANES):
         if not read_blocks(rows, dtype, columns, importance, work, first, SUPER_BLOCK):
@@ -225,14 +218,14 @@ def _scales_of_q3_k(work: Work, importance: F32Array | None, effort: int | None)
         sigma2 = lanes(f32(2)) * sum_of_squares(work.x, 0, SUPER_BLOCK) / lanes(f32(SUPER_BLOCK))
         for j in range(16):
             store(work.sums, j, weigh_by_importance(work, 16 * j, 16, sigma2))
-            scale, _ = _best_scale(work.x, 16 * j, 16, 4, work.weights)
+            scale, _ = _search_scale(work.x, 16 * j, 16, 4, work.weights)
             store(work.scales, j, scale)
-        d, inverse = _best_scale(work.scales, 0, 16, 32, work.sums)
+        d, inverse = _search_scale(work.scales, 0, 16, 32, work.sums)
         is_empty = inverse == lanes(f32(0))
     else:
         for j in range(16):
             store(work.scales, j, _scale_by_descent(work, 16 * j, 16, 4))
-        most = _largest(work.scales, 0, 16)
+        most = largest_magnitude(work.scales, 0, 16)
         inverse = lanes(f32(-32)) / most
         d = lanes(f32(1)) / inverse
         is_empty = most == lanes(f32(0))
@@ -243,7 +236,7 @@ def _scales_of_q3_k(work: Work, importance: F32Array | None, effort: int | None)
     if effort is not None:
         d = refine_symmetric(work, 16, 4, -32, 31, d, effort)
     _put_6_bits(work, 96)
-    return _apply_scales(work, d, nowhere(), 108)
+    return _apply_scales(work, effort, d, nowhere(), 108)
 
 
 @inner

@@ -2,8 +2,17 @@
 
 import numpy as np
 
-from bq.convert.kernels.blocks import f32, i32
-from bq.convert.kernels.lanes import F32s, I32s, inner, lanes, where
+from bq.convert.kernels.blocks import (
+    f32,
+    i32,
+)
+from bq.convert.kernels.lanes import (
+    F32s,
+    I32s,
+    inner,
+    lanes,
+    where,
+)
 
 VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
 LOWEST = f32(VALUES[0])

@@ -303,7 +303,7 @@ def test_a_progress_line_is_drawn_on_a_terminal(bq: Bq, slow: Path) -> None:
 def test_several_mixtures_come_from_one_read_as_they_come_alone(bq: Bq, small: Path) -> None:
     for mixture in ("Q8_0", "BF16"):
         assert bq("convert", small, "-q", mixture, "-o", f"{mixture}.gguf").returncode == 0
-    done = bq("convert", small, "-q", "Q8_0", "-q", "bf16", "-q", "Q8_0")
+    done = bq("convert", small, "-q", "Q8_0", "-q", "bf16", "-q", "q8_0")
     assert done.stdout == "mine-chat-Q8_0.gguf\nmine-chat-BF16.gguf\n"
     for mixture in ("Q8_0", "BF16"):
         together = (bq.folder / f"mine-chat-{mixture}.gguf").read_bytes()
@@ -339,9 +339,15 @@ def test_space_is_asked_for_all_files_together(bq: Bq, small: Path, tiny_disk: C
 def test_rows_that_do_not_divide_are_told_with_a_mixture_that_serves_them_better(bq: Bq, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "m13-chat", Shape("b2-13b", hidden=256, heads=4, ffn=352))
     text = bq("convert", tmp_path / "m13-chat", "--dry-run").stdout
-    assert "20 × ffn_down: rows of 352 do not divide by 256, so Q8_0 in place of Q6_K (+" in text
-    assert "20 × ffn_down: rows of 352 do not divide by 256, so Q5_0 in place of Q4_K (+" in text
-    assert "-q Q4_K_M_NL spends these bits better" in text
+    assert "Q4_K_M: 20 × ffn_down has rows of 352, which do not divide by 256: Q8_0 in place of Q6_K (+" in text
+    assert "Q4_K_M: 20 × ffn_down has rows of 352, which do not divide by 256: Q5_0 in place of Q4_K (+" in text
+    assert "Q4_K_M: -q Q4_K_M_NL shares the bits out more evenly" in text
+    plan = json.loads(bq("convert", tmp_path / "m13-chat", "--dry-run", "--json").stdout)
+    assert [(one["wanted"], one["given"], one["tensors"]) for one in plan["fallbacks"]] == [
+        ("Q6_K", "Q8_0", 20),
+        ("Q4_K", "Q5_0", 20),
+    ]
+    assert all(one["more_bytes"] > 0 for one in plan["fallbacks"])
     done = bq("convert", tmp_path / "m13-chat", "-q", "q4_k_m_nl")
     assert done.stdout == "m13-chat-Q4_K_M_NL.gguf\n"
     assert "(m13-chat, Q4_K_M_NL)" in bq("doctor", "m13-chat-Q4_K_M_NL.gguf").stdout
@@ -349,12 +355,13 @@ def test_rows_that_do_not_divide_are_told_with_a_mixture_that_serves_them_better
 
 
 def test_a_mixture_of_ours_that_changes_nothing_is_refused(bq: Bq) -> None:
-    failed(bq("convert", "demo", "-q", "Q4_K_M_NL"), 2, "divide by 256: Q4_K_M_NL is the same as Q4_K_M", "-q Q4_K_M")
+    failed(bq("convert", "demo", "-q", "Q4_K_M_NL"), 2, "Q4_K_M_NL is the same as Q4_K_M", "-q Q4_K_M")
 
 
 def test_an_effort_that_cannot_be_made_is_refused_before_the_work(bq: Bq) -> None:
-    failed(bq("convert", "demo", "--effort", "high", "--quantizer", "ggml"), 2, "know no --effort high")
-    failed(bq("convert", "demo", "--effort", "high", "-q", "Q8_0"), 2, "No type in this mixture has a finer search")
+    failed(bq("convert", "demo", "--effort", "high", "-q", "Q8_0", "--dry-run"), 2, "--effort high has no effect")
+    failed(bq("convert", "demo", "--effort", "high", "--quantizer", "ggml"), 2, "have no --effort high")
+    failed(bq("convert", "demo", "--effort", "high", "-q", "Q8_0"), 2, "--effort high has no effect on any type here")
     assert bq.files() == []
 
 
@@ -363,6 +370,8 @@ def test_the_kernels_are_named_when_they_work(bq: Bq) -> None:
     done = bq("convert", "demo", "-q", "IQ4_NL", "--quantizer", "fast")
     assert "fast kernels for Q5_K Q6_K IQ4_NL" in done.stderr
     assert "their bytes are llama.cpp's" in done.stderr
-    failing = bq("convert", "demo", "-q", "IQ4_NL", "--quantizer", "fast", "-o", "x.gguf", env={"NUMBA_CACHE_DIR": "/dev/null"})
+    failing = bq(
+        "convert", "demo", "-q", "IQ4_NL", "--quantizer", "fast", "-o", "x.gguf", env={"NUMBA_CACHE_DIR": "/dev/null"}
+    )
     assert failing.returncode == 0
     assert (bq.folder / "x.gguf").read_bytes() == (bq.folder / "bq-demo-IQ4_NL.gguf").read_bytes()

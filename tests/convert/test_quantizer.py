@@ -1,6 +1,7 @@
 """Who quantizes: by size, by wish, and by what a sample shows; a missing or broken numba is a line, never a failure of auto."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from bq.convert.convert import convert, demo_checkpoint, prepare
 from bq.convert.kernel_calls import HAVE_KERNELS, Loaded, load_kernels, rows_in_memory
 from bq.convert.mixture import find_mixture
 from bq.convert.plan import PlannedTensor, make_plan
-from bq.convert.quantizer import GGML, ROUNDS, choose_quantizer, passes
+from bq.convert.quantizer import GGML, ROUNDS, choose_quantizer, judge
 from bq.runtime import ggml
 from bq.runtime.gguf_file import read_gguf
 from tests.support.blocks import WEIGHTS
@@ -69,7 +70,7 @@ def test_a_type_whose_bytes_differ_is_left_to_ggml_by_auto_and_warned_of_by_fast
     assert [kind.name for kind in auto.quantizer.kernels] == ["Q4_K"]
     assert "llama.cpp's for Q6_K" in str(auto.note)
     assert [kind.name for kind in fast.quantizer.kernels] == ["Q4_K", "Q6_K"]
-    assert "Warning: for Q6_K this build of llama.cpp rounds otherwise" in str(fast.note)
+    assert "Warning: for Q6_K this llama.cpp rounds differently" in str(fast.note)
 
 
 def test_without_numba_auto_says_so_and_a_wish_for_the_kernels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,26 +78,29 @@ def test_without_numba_auto_says_so_and_a_wish_for_the_kernels_is_refused(monkey
     monkeypatch.setattr(kernel_calls, "is_installed", lambda: False)
     choice = choose_quantizer(tensors())
     assert choice.quantizer is GGML
-    assert "numba is not installed. pip install 'baichuan-bq[fast]' makes this several times faster" in str(choice.note)
+    assert "numba is not installed. `pip install numba` makes this several times faster" in str(choice.note)
     for wishes in ({"wish": "fast"}, {"effort": "high"}):
         assert "There are no fast kernels: numba is not installed" in refusal(choose_quantizer, tensors(), **wishes)
 
 
 def test_a_numba_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> Loaded:
-        raise ImportError("Numba needs NumPy 2.3 or less")
+        raise ImportError("Numba needs NumPy 2.3 or less\nand more lines")
 
     monkeypatch.setattr(quantizer, "WORTH_IT", 1)
     monkeypatch.setattr(kernel_calls, "is_installed", lambda: True)
     monkeypatch.setattr(kernel_calls, "load_kernels", fail)
     choice = choose_quantizer(tensors())
     assert choice.quantizer is GGML
-    assert "numba does not work here (Numba needs NumPy 2.3 or less)" in str(choice.note)
+    assert choice.note == "Quantizer: llama.cpp's; numba does not work here (Numba needs NumPy 2.3 or less)."
 
 
 @pytest.mark.parametrize(
     ("mixture", "wish", "says"),
-    [("Q4_K_M", "ggml", "llama.cpp's functions know no --effort high"), ("Q8_0", "auto", "No type in this mixture")],
+    [
+        ("Q4_K_M", "ggml", "llama.cpp's own functions have no --effort high"),
+        ("Q8_0", "auto", "--effort high has no effect on any type here"),
+    ],
 )
 def test_an_effort_that_cannot_be_made_is_refused(mixture: str, wish: str, says: str) -> None:
     assert says in refusal(choose_quantizer, tensors(mixture), wish, "high")
@@ -104,16 +108,27 @@ def test_an_effort_that_cannot_be_made_is_refused(mixture: str, wish: str, says:
 
 @needs_numba
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_a_kernel_that_errs_does_not_pass(kind: ggml.GgmlType) -> None:
+def test_a_kernel_that_errs_is_found_out(kind: ggml.GgmlType) -> None:
     kernel = load_kernels([kind]).kernels[kind]
 
-    def wrong(*arguments: Any) -> bool:
+    def wrong(*arguments: Any, last: int) -> bool:
         is_finite = kernel(*arguments)
-        arguments[6][-1] ^= 1
+        arguments[6][-last:] ^= 0x55
         return is_finite
 
-    assert passes(kind, kernel, "normal")
-    assert not passes(kind, wrong, "normal")
+    half = ggml.row_bytes(kind, ggml.block_size(kind)[0]) * 300
+    assert judge(kind, kernel, "normal") == "same"
+    assert judge(kind, partial(wrong, last=1), "normal") in ("good", "bad")
+    assert judge(kind, partial(wrong, last=half), "normal") == "bad"
+    assert judge(kind, kernel, "high") != "same"
+
+
+@needs_numba
+def test_a_kernel_that_is_bad_is_used_by_no_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantizer, "judge", lambda kind, *_: "bad" if kind == ggml.GgmlType.Q4_K else "same")
+    choice = choose_quantizer(tensors(), "fast")
+    assert [kind.name for kind in choice.quantizer.kernels] == ["Q6_K"]
+    assert "llama.cpp's for Q4_K, where a sample shows that the kernels do otherwise" in str(choice.note)
 
 
 @needs_numba
@@ -135,7 +150,7 @@ def test_effort_high_lowers_the_error_in_the_same_format(kind: ggml.GgmlType, we
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_effort_high_survives_every_weight(kind: ggml.GgmlType, weights: str) -> None:
-    """What a reader gets is finite wherever ggml's is, and on no block with an error worth naming farther away."""
+    """What a reader gets is finite wherever ggml's is, and no block is farther away: the search begins with ggml's result."""
     kernel = load_kernels([kind], effort=ROUNDS["high"]).kernels[kind]
     rows = WEIGHTS[weights](np.random.default_rng(6), (37, 256))
     packed = kernel_calls.quantize(kernel, kind, rows_in_memory(rows), None, lambda: rows, ROUNDS["high"])
@@ -144,8 +159,8 @@ def test_effort_high_survives_every_weight(kind: ggml.GgmlType, weights: str) ->
         ours = np.square(ggml.dequantize(kind, packed, 256).astype(np.float64) - rows).sum(axis=1)
         theirs = np.square(ggml.dequantize(kind, ggml.quantize(kind, rows), 256).astype(np.float64) - rows).sum(axis=1)
     assert not (np.isfinite(theirs) & ~np.isfinite(ours)).any()
-    # The search of Q2_K weighs other errors more than their squares, so a single block can come out a little worse.
-    assert (ours <= 1.02 * theirs + 1e-30)[np.isfinite(theirs)].all()
+    # The search adds up in float32, and a reader's d * q is rounded once more.
+    assert (ours <= (1 + 1e-5) * theirs + 1e-40)[np.isfinite(theirs)].all()
 
 
 @needs_numba
@@ -161,7 +176,7 @@ def test_the_file_says_who_made_it(tmp_path: Path) -> None:
     assert keys("b", wish="fast") == ("fast", "")
     assert keys("c", effort="high") == ("fast", "high")
     assert keys("d", mixture="Q8_0", wish="fast") == ("ggml", "")
-    assert (tmp_path / "c").stat().st_size - (tmp_path / "b").stat().st_size < 100
+    assert abs((tmp_path / "c").stat().st_size - (tmp_path / "b").stat().st_size) < 100  # a key more
 
 
 @needs_numba
@@ -184,9 +199,11 @@ def test_a_damaged_cache_is_made_anew(damage: str, tmp_path: Path, monkeypatch: 
 
 
 @needs_numba
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_done_without_and_the_sources_folder_left_alone(tmp_path: Path) -> None:
     (tmp_path / "kernels").write_text("not a folder")
     assert in_a_new_process(tmp_path) == "compiled"
+    sources = Path(kernel_calls.__file__).parent / "kernels"
+    assert not [path for path in sources.rglob("*") if path.suffix in (".nbi", ".nbc")]
 
 
 def in_a_new_process(cache: Path) -> str:
@@ -197,7 +214,7 @@ def in_a_new_process(cache: Path) -> str:
 
     code = (
         "from bq.convert import kernel_calls, quantizer; from bq.runtime.ggml import GgmlType as T;"
-        "found = kernel_calls.load_kernels([T.IQ4_NL]); assert quantizer.passes(T.IQ4_NL, found.kernels[T.IQ4_NL], 'normal');"
+        "found = kernel_calls.load_kernels([T.Q6_K]); assert quantizer.judge(T.Q6_K, found.kernels[T.Q6_K], 'normal') == 'same';"
         "print('compiled' if found.compiled else 'cached')"
     )
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}

@@ -149,9 +149,9 @@ class _Work:
         return _report_failed(journal)
 
     def _check_output(self, out: Path) -> None:
-        from bq.convert.output_file import check_output
+        from bq.convert.output_file import check_files
 
-        check_output(out, force=True, need_bytes=0)
+        check_files([out], force=True)
         self._refuse_to_replace_a_source(out)
         if not self._force and not journal_path(out).exists():
             refuse_existing(out)

@@ -97,6 +97,7 @@ def command(
 ) -> None:
     """Prepare, then print the plans or write the files."""
     from bq.convert.convert import Output, check_outputs, find_source, prepare_several
+    from bq.convert.quantizer import check_wishes
 
     if as_json and not dry_run:
         raise UsageError(say("--json goes with --dry-run.", "--json 须与 --dry-run 合用。"))
@@ -107,6 +108,7 @@ def command(
             say("Download the release first: ", "请先下载该发布：") + download_command(release),
         )
     conversions = prepare_several(folder, mixtures, variant, name)
+    check_wishes([tensor for one in conversions for tensor in one.plan.tensors], quantizer, effort)
     if dry_run:
         click.echo(_plans_json(conversions) if as_json else _plans_text(conversions))
         return
@@ -128,7 +130,7 @@ def _paths(conversions: "Sequence[Conversion]", output: str | None) -> list[Path
         raise UsageError(
             say(
                 f"There is no folder {folder}, and several files need one.",
-                f"没有文件夹 {folder}，而多个文件需要一个文件夹。",
+                f"没有文件夹 {folder}；输出多个文件时，-o 须为已有的文件夹。",
             ),
             say("Make it first, or leave -o out to write here.", "请先创建，或去掉 -o 以写入当前文件夹。"),
         )
@@ -191,22 +193,26 @@ def _fallback_lines(conversion: "Conversion") -> Iterator[str]:
     from bq.convert.convert import in_mixture
     from bq.convert.mixture import own_mixture
     from bq.convert.plan import fallbacks
+    from bq.runtime.ggml import block_size
+
+    name = conversion.mixture.name
 
     for one in fallbacks(conversion.plan, conversion.mixture, conversion.config.blocks):
         sign = "+" if one.more_bytes >= 0 else "−"
         yield say(
-            f"{one.tensors} × {one.part}: rows of {one.columns:,} do not divide by 256, so {one.given.name} in place of "
-            f"{one.wanted.name} ({sign}{gib(abs(one.more_bytes))} GiB)",
-            f"{one.tensors} × {one.part}：行宽 {one.columns:,} 不能被 256 整除，以 {one.given.name} 代替 {one.wanted.name}"
-            f"（{sign}{gib(abs(one.more_bytes))} GiB）",
+            f"{name}: {one.tensors} × {one.part} has rows of {one.columns:,}, which do not divide by "
+            f"{block_size(one.wanted)[0]}: {one.given.name} in place of {one.wanted.name} ({sign}{gib(abs(one.more_bytes))} GiB)",
+            f"{name}：{one.tensors} × {one.part} 行宽 {one.columns:,}，不能被 {block_size(one.wanted)[0]} 整除："
+            f"以 {one.given.name} 代替 {one.wanted.name}（{sign}{gib(abs(one.more_bytes))} GiB）",
         )
     own = own_mixture(conversion.mixture)
     other = in_mixture(conversion, own) if own else conversion
     if [one.kind for one in other.plan.tensors] != [one.kind for one in conversion.plan.tensors]:
         yield say(
-            f"-q {other.mixture.name} spends these bits better: {gib(other.size_bytes)} GiB, {other.plan.bits_per_weight:.2f} bits "
-            "per weight",
-            f"-q {other.mixture.name} 对这些位数的分配更好：{gib(other.size_bytes)} GiB，每权重 {other.plan.bits_per_weight:.2f} 位",
+            f"{name}: -q {other.mixture.name} shares the bits out more evenly: {gib(other.size_bytes)} GiB, "
+            f"{other.plan.bits_per_weight:.2f} bits per weight",
+            f"{name}：-q {other.mixture.name} 的位数分配更均衡：{gib(other.size_bytes)} GiB，每权重 "
+            f"{other.plan.bits_per_weight:.2f} 位",
         )
 
 
@@ -249,6 +255,8 @@ def _describe(conversion: "Conversion") -> list[str]:
 
 def plan_data(conversion: "Conversion") -> dict[str, Any]:
     """The plan as plain data."""
+    from bq.convert.plan import fallbacks
+
     plan = conversion.plan
     return {
         "name": conversion.identity.name,
@@ -260,6 +268,17 @@ def plan_data(conversion: "Conversion") -> dict[str, Any]:
         "size_bytes": conversion.size_bytes,
         "weights": plan.weights,
         "bits_per_weight": round(plan.bits_per_weight, 4),
+        "fallbacks": [
+            {
+                "part": one.part,
+                "columns": one.columns,
+                "wanted": one.wanted.name,
+                "given": one.given.name,
+                "tensors": one.tensors,
+                "more_bytes": one.more_bytes,
+            }
+            for one in fallbacks(plan, conversion.mixture, conversion.config.blocks)
+        ],
         "tensors": [
             {
                 "name": one.name,
