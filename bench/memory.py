@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-_EVERY_SECONDS = 0.02
+_EVERY_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
