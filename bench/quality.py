@@ -6,7 +6,7 @@
 is against the same model in BF16, per token: over questions and answers of its corpus ("chat"), and over texts that it does
 not know ("text": the READMEs), where it is unsure and a difference shows. Perplexity is that of the answers alone.
 `--narrow` gives ffn_down the types that it gets where its rows do not divide by 256, as in the 13B releases, and compares
-llama.cpp's mixtures with ours (NAME_NL); the bits per weight are those of such a model's blocks.
+llama.cpp's mixtures with ours (NAME_NL).
 """
 
 import argparse
@@ -27,11 +27,13 @@ from bq.demo.corpus import load_corpus
 from bq.runtime import ggml
 from bq.runtime.gguf_file import read_gguf
 from bq.runtime.llama import library, model_params
+from bq.runtime.prompt import Roles
 from bq.runtime.tokenizer import Tokenizer, load_tokenizer
 
 FORMATS = "Q2_K Q3_K_S Q4_K_S Q5_K_S Q6_K IQ4_NL IQ4_XS Q4_K_M Q5_K_M"
 NARROW_COLUMNS = 13696  # the FFN width of the 13B releases
 EVERY, PIECE, TEXT_TOKENS = 16, 256, 1536
+ROLES, END = Roles(), 2
 _F32, _NO_FLASH_ATTENTION = 0, 0
 ROOT = Path(__file__).resolve().parent.parent
 LogProbs = npt.NDArray[np.float32]
@@ -88,7 +90,11 @@ def _conversions(names: Sequence[str], is_narrow: bool) -> Iterator[tuple[str, C
                 tensors, offset = [], 0
                 for one in conversion.plan.tensors:
                     columns = NARROW_COLUMNS if "ffn_down" in one.name else one.columns
-                    kind = tensor_type(mixture, one.name, columns, 32) if len(one.shape) == 2 else one.kind
+                    kind = (
+                        tensor_type(mixture, one.name, columns, conversion.config.blocks)
+                        if len(one.shape) == 2
+                        else one.kind
+                    )
                     tensors.append(replace(one, kind=kind, offset=offset))
                     offset += -(-tensors[-1].size_bytes // ALIGNMENT) * ALIGNMENT
                 yield mixture.name, replace(conversion, plan=Plan(tuple(tensors)))
@@ -96,8 +102,8 @@ def _conversions(names: Sequence[str], is_narrow: bool) -> Iterator[tuple[str, C
 
 def _samples(tokenizer: Tokenizer) -> Iterator[Sample]:
     for question in load_corpus().questions[::EVERY]:
-        asked = [195, *tokenizer.encode(question.ask[0]), 196]
-        yield Sample([*asked, *tokenizer.encode(question.answer), 2], len(asked) - 1, True)
+        asked = [ROLES.user, *tokenizer.encode(question.ask[0]), ROLES.assistant]
+        yield Sample([*asked, *tokenizer.encode(question.answer), END], len(asked) - 1, True)
     for name in ("README.md", "README.zh-CN.md"):
         ids = tokenizer.encode((ROOT / name).read_text(encoding="utf-8"))[:TEXT_TOKENS]
         yield from (Sample(ids[i : i + PIECE], 0, False) for i in range(0, len(ids) - PIECE + 1, PIECE))

@@ -122,6 +122,7 @@ def test_parallel_sequences_share_one_cache_and_may_have_a_longer_one() -> None:
     assert best(SEVEN, machine(64), LoadOptions(n_seq=200)).outputs == 200
     assert best(SEVEN, machine(64), LoadOptions(n_seq=8, ctx=16384)).ctx == 16384
     assert best(SEVEN, machine(64), LoadOptions(ctx=16384)).ctx == 4096
+    assert [best(SEVEN, machine(64), LoadOptions(ctx=ctx)).ctx for ctx in (64, 256, 257)] == [256, 256, 512]
 
 
 def test_there_is_always_room_for_the_outputs_of_a_draft() -> None:
