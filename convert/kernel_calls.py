@@ -113,17 +113,18 @@ def _make_ready(kernel: Kernel, kind: GgmlType, with_importance: bool, effort: i
     importance = np.ones(width, np.float32) if with_importance else None
     kept = kernel._cache  # type: ignore[attr-defined]
     misses = sum(kernel.stats.cache_misses.values())  # type: ignore[attr-defined]
-    for make_up in (lambda: None, kept.flush, kept.disable):
-        with suppress(OSError):
-            make_up()
+    rows = rows_in_memory(np.zeros((1, width), np.float32))
+    for make_up in (kept.flush, kept.disable):
         try:
-            _call(kernel, kind, rows_in_memory(np.zeros((1, width), np.float32)), importance, effort)
-        except Exception:
-            if make_up is kept.disable:
-                raise
-        else:
+            _call(kernel, kind, rows, importance, effort)
             break
-    return make_up is kept.disable or sum(kernel.stats.cache_misses.values()) > misses  # type: ignore[attr-defined]
+        except Exception:
+            with suppress(OSError):
+                make_up()
+    else:
+        _call(kernel, kind, rows, importance, effort)
+        return True
+    return sum(kernel.stats.cache_misses.values()) > misses  # type: ignore[attr-defined]
 
 
 def rows_in_memory(wide: F32Array) -> Rows:

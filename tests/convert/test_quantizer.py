@@ -198,6 +198,38 @@ def test_a_damaged_cache_is_made_anew(damage: str, tmp_path: Path, monkeypatch: 
     assert in_a_new_process(tmp_path) == "compiled"
 
 
+class Failing:
+    """A kernel whose cache makes it fail until it is made anew ("flush"), done without ("disable"), or for ever."""
+
+    def __init__(self, until: str) -> None:
+        self._cache, self.stats, self.done = self, self, list[str]()
+        self.cache_misses, self.until = dict[str, int](), until
+
+    def flush(self) -> None:
+        self.done.append("flush")
+        raise OSError(28, "No space left on device")
+
+    def disable(self) -> None:
+        self.done.append("disable")
+
+    def __call__(self, *_: object) -> bool:
+        if self.until not in self.done:
+            raise OSError(28, "No space left on device")
+        return True
+
+
+def test_a_kernel_is_called_again_without_its_cache_and_an_error_that_stays_is_raised() -> None:
+    def make_ready(kernel: Failing) -> bool:
+        return kernel_calls._make_ready(kernel, ggml.GgmlType.Q4_K, False, None)
+
+    assert not make_ready(flushed := Failing("flush"))
+    assert flushed.done == ["flush"]
+    assert make_ready(disabled := Failing("disable"))
+    assert disabled.done == ["flush", "disable"]
+    with pytest.raises(OSError, match="No space"):
+        make_ready(Failing("never"))
+
+
 @needs_numba
 def test_a_cache_that_cannot_be_written_is_done_without_and_the_sources_folder_left_alone(tmp_path: Path) -> None:
     (tmp_path / "kernels").write_text("not a folder")
