@@ -180,22 +180,21 @@ def test_the_file_says_who_made_it(tmp_path: Path) -> None:
 
 
 @needs_numba
-@pytest.mark.parametrize("damage", ["cut", "noise", "empty", "folder"])
-def test_a_damaged_cache_is_made_anew(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_cache_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    first = in_a_new_process(tmp_path)
-    kept = [path for path in kernel_calls.cache_folder().rglob("*") if path.suffix in (".nbi", ".nbc")]
-    assert first == "compiled"
-    assert kept
-    assert in_a_new_process(tmp_path) == "cached"
-    for path in kept:
-        data = path.read_bytes()
-        path.unlink()
-        if damage == "folder":
-            path.mkdir()
-        else:
-            path.write_bytes({"cut": data[: len(data) // 2], "noise": b"x" * len(data), "empty": b""}[damage])
     assert in_a_new_process(tmp_path) == "compiled"
+    assert in_a_new_process(tmp_path) == "cached"
+    for damage in ("cut", "folder"):
+        kept = [path for path in kernel_calls.cache_folder().rglob("*") if path.suffix in (".nbi", ".nbc")]
+        assert kept
+        for path in kept:
+            data = path.read_bytes()
+            path.unlink()
+            if damage == "folder":
+                path.mkdir()
+            else:
+                path.write_bytes(data[: len(data) // 2])
+        assert in_a_new_process(tmp_path) == "compiled"
 
 
 class Failing:
