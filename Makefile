@@ -16,7 +16,7 @@ demo: venv
 	@echo; echo "Go on with it: .venv/bin/bq chat -m $(DEMO)"
 
 test: venv
-	$(BIN)/python -m pytest -q -n auto --dist loadfile
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 lint: venv
 	$(BIN)/ruff check .
