@@ -26,8 +26,8 @@ _FALLBACKS = {
     T.Q6_K: T.Q8_0,
 }
 # The 13B releases have an FFN width of 13,696, so all their ffn_down fall back, and Q4_K_M spends 8.5 bits on every second one.
-# These spend bits where they lower the error most (`python -m bench.quality --narrow`): IQ4_NL is the best of the 32-wide types by error
-# per bit, 4-bit weights come out as Q4_K's, and Q5_0 beats Q5_1.
+# These share the bits out more evenly: 4-bit weights stay at 4.5 bits, those that were to have more get Q5_0's 5.5. What that
+# saves and costs: `python -m bench.quality --narrow`.
 _OWN_FALLBACKS = {T.Q2_K: T.IQ4_NL, T.Q3_K: T.IQ4_NL, T.Q4_K: T.IQ4_NL, T.Q5_K: T.Q5_0, T.Q6_K: T.Q5_0}
 
 

@@ -5,8 +5,7 @@ super-block's largest. Here the two are chosen together, by turns: for given ste
 whose weights then lie nearest, among those around the present one; for given scales and levels, the steps are the
 least-squares ones. The state with the smallest error is kept.
 
-The error is the sum of squares, times the columns' importance if that is known. llama.cpp's own weights without an importance
-matrix (rms + |x|, |x|, x^2) give larger KL divergences on the bundled model for most types.
+The error is the sum of squares, times the columns' importance if that is known.
 """
 
 import numpy as np
