@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from bq.runtime.constraint import by_choices, by_grammar, by_json_schema
     from bq.runtime.draft import Draft
     from bq.runtime.errors import BqError
-    from bq.runtime.fit import LoadOptions
     from bq.runtime.generation import Alternative, Generation, Options, Stats, Step
     from bq.runtime.loading import load
     from bq.runtime.model import Model, ModelInfo
     from bq.runtime.prompt import Message, Prompt
     from bq.runtime.sampling import Sampling
+    from bq.runtime.values import LoadOptions
 
 _HOMES = {
     "by_choices": "constraint",
@@ -31,7 +31,7 @@ _HOMES = {
     "by_json_schema": "constraint",
     "Draft": "draft",
     "BqError": "errors",
-    "LoadOptions": "fit",
+    "LoadOptions": "values",
     "Alternative": "generation",
     "Generation": "generation",
     "Options": "generation",

@@ -13,6 +13,7 @@ from bq.runtime.devices import Device, choose_devices
 from bq.runtime.engine import MOST_OUTPUTS
 from bq.runtime.host import Memory
 from bq.runtime.memory import HOST, KV_TYPES, MIB, Estimate, Setting, Shape, estimate, padded
+from bq.runtime.values import LoadOptions as LoadOptions  # of this module's functions, for those who call them
 
 DEFAULT_BATCH = 512
 # No shorter by itself: half of it is the room for an answer, and the other half a question of a page.
@@ -22,29 +23,6 @@ _GPU_MARGIN = 1024 * MIB  # llama.cpp's own fit leaves as much: the driver, cuBL
 _HOST_MARGIN = 512 * MIB
 _GPU_SHARE, _HOST_SHARE = 8, 16  # the margin is at most this part of a small device's memory
 _SMALLER = 0.8  # a next try takes at most this part of the last one's memory, so that tries are few
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """How to load; None lets bq choose, anything else is obeyed.
-
-    ctx in tokens, for all parallel sequences together; gpu_layers as llama.cpp counts them, the output as one more; kv "f16"
-    or "q8_0"; device as "CUDA0,CUDA1" or "cpu"; n_seq parallel sequences in one cache; outputs: positions of one decode
-    whose logits are kept, never less than the MOST_OUTPUTS that a draft needs; force_fit loads even where the memory seems
-    too short.
-    """
-
-    ctx: int | None = None
-    threads: int | None = None
-    gpu_layers: int | None = None
-    kv: str | None = None
-    batch: int | None = None
-    device: str | None = None
-    mmap: bool | None = None
-    mlock: bool = False
-    n_seq: int = 1
-    outputs: int = MOST_OUTPUTS
-    force_fit: bool = False
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ from bq.runtime.engine import Engine
 from bq.runtime.prompt import Prompt
 from bq.runtime.sampling import F32, Logits, MakeConstraint, Sampler, Sampling, log_softmax, out_of_range, top_k
 from bq.runtime.text_stream import StopStrings, TextStream
+from bq.runtime.values import Alternative as Alternative  # where they are looked for
+from bq.runtime.values import Stats as Stats
+from bq.runtime.values import Step as Step
 
 
 @dataclass(frozen=True)
@@ -53,54 +56,6 @@ class Options:
     @property
     def is_cancelled(self) -> bool:
         return self.cancel is not None and self.cancel.is_set()
-
-
-@dataclass
-class Stats:
-    """Counts in tokens, times in seconds.
-
-    `stop` is "" while running, then "end", "length", "stop" (a stop text came), "cancel", "error", or "incomplete": a constrained answer
-    that found no end within its limit. `drafted` tokens were guessed,
-    `accepted` of them were right.
-    """
-
-    prompt_tokens: int = 0
-    reused_tokens: int = 0
-    dropped_rounds: int = 0
-    tokens: int = 0
-    drafted: int = 0
-    accepted: int = 0
-    prefill_seconds: float = 0.0
-    decode_seconds: float = 0.0
-    context_used: int = 0
-    stop: str = ""
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / self.decode_seconds if self.decode_seconds else 0.0
-
-
-@dataclass(frozen=True)
-class Alternative:
-    """A token that might have come: its bytes, and the natural logarithm of the probability that the model gave it."""
-
-    token: int
-    piece: bytes
-    logprob: float
-
-
-@dataclass(frozen=True)
-class Step:
-    """One token of an answer: the text that became whole with it, and the alternatives asked for, the likeliest first.
-
-    The probabilities are the model's own, before penalty, temperature and cuts. `chosen` is the token itself among them.
-    The last step of an answer may have no token, only the rest of the text.
-    """
-
-    text: str
-    token: int | None = None
-    chosen: Alternative | None = None
-    alternatives: tuple[Alternative, ...] = ()
 
 
 class Generation:
@@ -145,7 +100,7 @@ class Generation:
 
     def _answer(self, sampler: Sampler) -> Iterator[Step]:
         stats, engine = self.stats, self._engine
-        stream = TextStream(strip_space=engine.tokenizer.add_dummy_prefix)
+        stream = TextStream(strip_space=engine.tokenizer.add_dummy_prefix and not self._prompt.continues)
         stops = StopStrings(self._options.stop)
         for token, chosen, alternatives in self._tokens(sampler):
             text = stops.add(stream.add(engine.tokenizer.piece(token)))

@@ -5,7 +5,8 @@ token, holds a score buffer of n_batch times the vocabulary, and cannot be stopp
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
@@ -20,10 +21,11 @@ from bq.runtime.known import base_refusal, describe_file, file_warnings, roles_o
 from bq.runtime.language import say
 from bq.runtime.llama import library
 from bq.runtime.prompt import Message, Prompt, Role, fitting, measure_prompt
-from bq.runtime.sampling import Sampling, sampling_of
+from bq.runtime.sampling import sampling_of
 from bq.runtime.session import ModelSource, Session, restore, save
 from bq.runtime.session_file import Fingerprint, SessionFile, open_session
 from bq.runtime.tokenizer import Encodings, Tokenizer
+from bq.runtime.values import ModelInfo as ModelInfo  # where it is looked for
 
 if TYPE_CHECKING:
     from bq.runtime.loading import Fit
@@ -33,19 +35,6 @@ _LEAST_ANSWER_TOKENS = 256  # a long message may shrink the room for the answer 
 _HEADROOM = 0.25  # of the budget, freed when rounds must go: so that it happens every few turns, not at each
 
 _RELEASE_DEFAULTS = Options()
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a loaded file says of itself; `context` is the most tokens of one conversation."""
-
-    name: str
-    variant: str
-    mixture: str
-    size_bytes: int
-    context: int
-    sampling: Sampling
-    max_new_tokens: int
 
 
 class Model:
@@ -83,42 +72,55 @@ class Model:
         """The number of tokens of a text."""
         return len(self.tokenizer.encode(text))
 
-    def prompt(self, messages: Sequence[Message | Mapping[str, str]], max_tokens: int | None = None) -> Prompt:
+    def prompt(
+        self,
+        messages: Sequence[Message | Mapping[str, str]],
+        max_tokens: int | None = None,
+        pinned: AbstractSet[int] = frozenset(),
+    ) -> Prompt:
         """The ids of a conversation, with room for an answer of `max_tokens` (None: the release's, or what is left).
 
-        Raises BqError if the system text and the newest round do not fit.
+        The `pinned` rounds, numbered from 0, stay although they are old. Raises BqError if the system text, those and the
+        newest round do not fit.
         """
-        return fitting(self.measure(messages, max_tokens))
+        return fitting(self.measure(messages, max_tokens, pinned))
 
-    def measure(self, messages: Sequence[Message | Mapping[str, str]], max_tokens: int | None = None) -> Prompt:
+    def measure(
+        self,
+        messages: Sequence[Message | Mapping[str, str]],
+        max_tokens: int | None = None,
+        pinned: AbstractSet[int] = frozenset(),
+    ) -> Prompt:
         """What `prompt` would give, sizes and dropped rounds, also where it does not fit: for showing it before it is sent."""
         context = self.info.context
         room = min(max_tokens or self.info.max_new_tokens, context // 2 if max_tokens is None else context - 1)
         alone = context - min(room, _LEAST_ANSWER_TOKENS, context // 4)
-        return measure_prompt(as_messages(messages), self._encode, self.roles, context - room, _HEADROOM, alone)
+        return measure_prompt(as_messages(messages), self._encode, self.roles, context - room, _HEADROOM, alone, pinned)
 
     def chat(
         self,
         messages: Sequence[Message | Mapping[str, str]],
         options: Options = _RELEASE_DEFAULTS,
         force: bool = False,
+        pinned: AbstractSet[int] = frozenset(),
         **keywords: Any,
     ) -> Generation:
         """Answer a conversation; keywords are the fields of Options. Messages may be mappings of "role" and "content".
 
-        Raises BqError for a Base file unless forced, and where the newest message does not fit into the context.
+        The `pinned` rounds, numbered from 0, stay in the context although they are old. Raises BqError for a Base file unless
+        forced, and where the newest message, with those, does not fit into the context.
         """
         if self.info.variant == "base" and not force:
             raise base_refusal(self.info.name)
         options = options.replaced(keywords)
-        return self._generate(self.prompt(messages, options.max_tokens), options)
+        return self._generate(self.prompt(messages, options.max_tokens, pinned), options)
 
     def complete(self, text: str, options: Options = _RELEASE_DEFAULTS, **keywords: Any) -> Generation:
         """Go on with a text; keywords are the fields of Options. Raises BqError if the text fills the context."""
         ids = self._encode(text) or [self._start_token()]
         if len(ids) >= self.info.context:
             raise self._too_long(len(ids))
-        return self._generate(Prompt(tuple(ids), 0), options.replaced(keywords))
+        return self._generate(Prompt(tuple(ids), continues=bool(text)), options.replaced(keywords))
 
     def _encode(self, text: str) -> Sequence[int]:
         """A text's ids. Raises BqError at once for one that no context could hold: encoding megabytes takes seconds."""

@@ -7,18 +7,19 @@ times; the few candidates left go through llama.cpp's sampler chain, whose gener
 """
 
 import ctypes
-import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from bq.runtime.errors import BqError, UsageError
+from bq.runtime.errors import BqError
 from bq.runtime.language import say
 from bq.runtime.llama import library
+from bq.runtime.values import RANDOM_SEED
+from bq.runtime.values import Sampling as Sampling  # where it is looked for
+from bq.runtime.values import out_of_range as out_of_range
 
 if TYPE_CHECKING:
     from bq.runtime.gguf_file import GgufFile
@@ -27,36 +28,9 @@ if TYPE_CHECKING:
 F32 = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.intp]
 
-_RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: llama.cpp draws one itself
 _COLUMNS = 1024  # top-k looks at this many column maxima first
 _FEW = 64  # up to here top-k goes by columns; beyond, numpy's partition of all logits is as good
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data (llama.h)
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """temperature 0 is greedy; top_k 0 and top_p 1 cut nothing; repeat_penalty 1 penalizes nothing; seed None is random.
-
-    Raises UsageError for a value out of its range.
-    """
-
-    temperature: float = 0.3
-    top_k: int = 5
-    top_p: float = 0.85
-    repeat_penalty: float = 1.05
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        sound = {
-            "temperature": 0 <= self.temperature < math.inf,
-            "top_k": self.top_k >= 0,
-            "top_p": 0 <= self.top_p <= 1,
-            "repeat_penalty": 0 < self.repeat_penalty < math.inf,
-            "seed": self.seed is None or 0 <= self.seed < _RANDOM_SEED,
-        }
-        for name, is_sound in sound.items():
-            if not is_sound:
-                raise out_of_range(name, getattr(self, name))
 
 
 class Constraint(Protocol):
@@ -222,7 +196,7 @@ class _Chance:
         lib = self._lib = library()
         self._top_k = sampling.top_k
         self._chain: Any = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
-        seed = _RANDOM_SEED if sampling.seed is None else sampling.seed
+        seed = RANDOM_SEED if sampling.seed is None else sampling.seed
         for sampler in (
             lib.llama_sampler_init_temp(sampling.temperature),
             lib.llama_sampler_init_top_p(sampling.top_p, 1),
@@ -291,14 +265,6 @@ def _greatest(values: F32, count: int) -> Ids:
 def _matrix(rows: int, size: int) -> tuple[Ids, Ids]:
     """Where the rows begin [rows, 1], and the indices that fill no row."""
     return _COLUMNS * np.arange(rows)[:, None], np.arange(rows * _COLUMNS, size)
-
-
-def out_of_range(name: str, value: object) -> UsageError:
-    """The error of a parameter that makes no sense."""
-    return UsageError(
-        say(f"{name} is {value}, which is out of its range.", f"{name} 为 {value}，超出范围。"),
-        say("`bq run --help` gives the ranges.", "`bq run --help` 列出了取值范围。"),
-    )
 
 
 def not_a_number() -> BqError:

@@ -1,14 +1,15 @@
 """`bq chat`: the terminal app. It puts the conversation on the screen and the questions to the model.
 
-Nothing here waits for the model. The engine works in a thread; twelve times a second the app looks at what has come,
-writes it into the conversation (plain objects) and shows it. llama.cpp, numpy and gguf are not imported by the screen.
+Nothing here waits for the model or the disk. The model lives in a process of its own; twelve times a second the app looks
+at what has come from it, writes it into the conversation (plain objects), shows it, and has it kept. llama.cpp, numpy and
+gguf are not imported by the screen.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from textual import on, work
 from textual.app import App, SystemCommand
@@ -17,46 +18,38 @@ from textual.command import CommandPalette
 from textual.filter import LineFilter
 from textual.screen import Screen
 from textual.timer import Timer
-from textual.widgets import ContentSwitcher, Markdown
+from textual.widgets import ContentSwitcher, Markdown, TextArea
 
-from bq.runtime.errors import BqError, Cancelled
+from bq.runtime.errors import BqError
 from bq.runtime.language import say
 from bq.runtime.prompt import Message
-from bq.tui import notes
+from bq.tui import app_answers, notes
 from bq.tui.clipboard import copy_natively
-from bq.tui.conversation import Conversation, Round
+from bq.tui.conversation import Conversation, Mode, Node
+from bq.tui.desk import Desk, to_send
 from bq.tui.engine import Answering, Engine, Job, Loading, Unsent
 from bq.tui.harmless import clean, with_no_controls
+from bq.tui.keeper import Keeper
 from bq.tui.keys import texts
 from bq.tui.screen import ChatScreen
+from bq.tui.settings import Settings
+from bq.tui.shown import shown
 from bq.tui.status import observe
-from bq.tui.widgets.answer import Answer
-from bq.tui.widgets.help import HelpScreen
 from bq.tui.widgets.line import Notice
+from bq.tui.widgets.markdown import CodeClicked
+from bq.tui.widgets.message import Answer, Said
 from bq.tui.widgets.prompt import Prompt
-from bq.tui.widgets.views import ChatView, InstructView, View
+from bq.tui.widgets.suggestions import Suggestions
+from bq.tui.widgets.views import ChatView, CompletePage, Earlier, InstructView, View
 
 if TYPE_CHECKING:
-    from bq.runtime.loading import LoadOptions
-    from bq.runtime.model import Model
     from bq.runtime.sampling import Sampling
+    from bq.runtime.values import LoadOptions
     from bq.tui.kept_session import KeptSession
 
-Mode = Literal["chat", "instruct"]
-
-LOOK_EVERY_SECONDS = 1 / 12
 COUNT_AFTER_SECONDS = 0.15
-SHOWN_ROUNDS = 50  # of a session that is taken up; more would hold the start up
-
-
-@dataclass
-class Desk:
-    """One mode's work: what was said, where it is shown, and the answer that was begun last."""
-
-    conversation: Conversation
-    view: View
-    job: Answering | None = None
-    unsent: Unsent | None = None  # what is being written, counted
+KEEP_DRAFT_AFTER_SECONDS = 0.5
+MODES: tuple[Mode, ...] = ("chat", "instruct", "complete")
 
 
 class ChatApp(App[None], inherit_bindings=False):
@@ -65,10 +58,19 @@ class ChatApp(App[None], inherit_bindings=False):
     BINDINGS = [
         Binding("f1", "help", "Help", id="chat.help"),
         Binding("f2", "switch", "Mode", id="chat.mode"),
+        Binding("f3,ctrl+l", "conversations", "Chats", id="chat.list"),
+        Binding("f4", "models", "Model", id="chat.model"),
+        Binding("f5", "settings", "Settings", id="chat.settings"),
         Binding("escape", "stop", "Stop", id="chat.stop"),
         Binding("ctrl+n", "new", "New", id="chat.new"),
         Binding("ctrl+r", "again", "Again", id="chat.again"),
-        Binding("ctrl+o", "copy_answer", "Copy", id="chat.copy"),
+        Binding("ctrl+g", "go_on", "Go on", id="chat.go_on", show=False),
+        Binding("ctrl+o", "copy_answer", "Copy", id="chat.copy", show=False),
+        Binding("ctrl+s", "save_result", "Save", id="chat.save", show=False),
+        Binding("f6", "input_file", "File", id="chat.file", show=False),
+        Binding("f7", "form", "Output", id="chat.form", show=False),
+        Binding("ctrl+t", "templates", "Templates", id="chat.templates", show=False),
+        Binding("ctrl+up", "messages", "Messages", id="chat.messages", show=False, priority=True),
         Binding("ctrl+p", "command_palette", "Commands", id="chat.palette", show=False, priority=True),
         Binding("ctrl+q", "quit", "Quit", id="chat.quit", priority=True),
         Binding("ctrl+c", "help_quit", show=False, system=True),
@@ -78,26 +80,39 @@ class ChatApp(App[None], inherit_bindings=False):
         self,
         path: Path,
         options: "LoadOptions",
-        mode: Mode = "chat",
+        mode: Mode | None = None,
         system: str = "",
         sampling: "Sampling | None" = None,
         max_tokens: int | None = None,
         session: "KeptSession | None" = None,
+        resume: str | None = None,
+        settings: Settings | None = None,
     ) -> None:
         super().__init__()
-        self.engine = Engine(path, options)
+        self.path = path
+        self.engine = Engine(options)
+        self.keeper = Keeper(self._tell_unkept)
+        self.settings = settings or Settings()
         self.desks: dict[Mode, Desk] = {
-            "chat": Desk(Conversation(system), ChatView()),
-            "instruct": Desk(Conversation(system, single=True), InstructView()),
+            "chat": Desk(Conversation(system=system), ChatView()),
+            "instruct": Desk(Conversation(mode="instruct", system=system), InstructView()),
+            "complete": Desk(Conversation(mode="complete"), CompletePage()),
         }
-        self.desk_mode: Mode = mode
-        self._sampling = sampling
+        self.desk_mode: Mode = mode or "chat"
+        self._has_chosen_mode = mode is not None
+        # Options of the command line go before what was set earlier.
+        self._given_sampling = sampling
+        self.parameters = Settings() if sampling else replace(self.settings, theme="", language="")
         self._max_tokens = max_tokens
         self._session = session
+        self._resume = resume
         if session is not None:
-            self.desks["chat"].conversation.take_up(session.history(system))
+            self.desks["chat"].conversation = Conversation.of(session.history(system))
+        self.last_deleted = ""  # conversation, to be brought back
         self._pause: Timer | None = None
-        self._chat_screen = ChatScreen(clean(path.name), [desk.view for desk in self.desks.values()], mode)
+        self._draft_pause: Timer | None = None
+        pages = [desk.page for desk in self.desks.values()]
+        self._chat_screen = ChatScreen(lambda: clean(self.path.name), pages, self.desk_mode)
 
     @property
     def desk(self) -> Desk:
@@ -110,51 +125,78 @@ class ChatApp(App[None], inherit_bindings=False):
     def get_line_filters(self) -> Sequence[LineFilter]:
         return with_no_controls(super().get_line_filters())
 
-    async def on_ready(self) -> None:
-        self.desk.view.prompt.focus()
-        await self._show_history()
-        self._load()
+    # From the start to the end
 
-    async def _show_history(self) -> None:
-        """What was said in the session before."""
-        view, rounds = self.desks["chat"].view, self.desks["chat"].conversation.rounds
-        name = clean(self._session.model_name) if self._session else ""
-        for past in rounds[-SHOWN_ROUNDS:]:
-            answer = await view.begin(clean(past.question), lambda: name)
-            await answer.replace(past.answer)
+    async def on_ready(self) -> None:
+        if self.settings.theme in self.available_themes:
+            self.theme = self.settings.theme
+        self.desk.page.focus_target.focus()
+        self._chat_screen.query_one(Suggestions).candidates = self._candidates
+        self.load()
+        self._take_up()
+
+    def _candidates(self, name: str) -> Sequence[str]:
+        from bq.tui.app_commands import candidates
+
+        return candidates(self, name)
+
+    @work(group="history")
+    async def _take_up(self) -> None:
+        """What was said before: the session's conversation, or the one to be resumed, and the earlier questions."""
+        if self._session is not None:
+            await self.show_path(self.desks["chat"], is_new=True)
+        elif self._resume is not None:
+            await self.open_conversation(self._resume)
+        try:
+            questions = await self.keeper.ask(lambda store: store.questions())
+        except BqError as error:
+            await self.desk.page.notice(Notice.of(error))
+        else:
+            for prompt in self._chat_screen.query(Prompt):
+                prompt.remember(questions)
 
     async def on_unmount(self) -> None:
         """A session is kept afterwards, when the terminal is the user's again: `keep_session`."""
         await asyncio.to_thread(self.engine.rest if self._session else self.engine.close)
+        for desk in self.desks.values():
+            if isinstance(desk.job, Answering) and not desk.job.settled and desk.conversation.is_open:
+                desk.conversation.write(desk.job.take())  # what the app had no time to show
+                app_answers.end(self, desk, desk.job)
+        self.keep_drafts()
+        await asyncio.to_thread(self.keeper.close)
 
     def keep_session(self) -> None:
         """Write the session with the KV cache, unless nothing was said. Raises BqError if that fails.
 
         After Ctrl+N it is what was kept last.
         """
-        talk, session, model, job = self.desks["chat"].conversation, self._session, self.engine.model, self.engine.job
+        desk, session, model, job = self.desks["chat"], self._session, self.engine.model, self.engine.job
         if session is None or model is None:
             return
-        if isinstance(job, Answering) and job is self.desks["chat"].job and not job.settled:
-            talk.write(job.take())  # what the app had no time to show
+        talk = desk.conversation
         said = talk.transcript() if talk.last_answer else session.messages
-        was_read = isinstance(job, Answering) and said[: len(job.messages)] == tuple(job.messages)
+        was_read = isinstance(job, Answering) and said[: len(job.question.messages)] == job.question.messages
         if said:
             session.keep(model, said, with_cache=was_read)
 
-    def _start(self, job: Job) -> None:
+    # The model
+
+    def start(self, job: Job) -> None:
+        """Has the engine work on a job; nothing else may begin until it is settled."""
         self.engine.job = job
         self._work(job)
-        self._show_status()
+        self.show_status()
         self.refresh_bindings()
 
     @work(thread=True, group="engine")
     def _work(self, job: Job) -> None:
         self.engine.work(job)
 
-    def _load(self) -> None:
-        loading = Loading(self._session)
-        self._start(loading)
+    def load(self, path: Path | None = None) -> None:
+        """Load a model, the same one again if none is named."""
+        self.path = path or self.path
+        loading = Loading(self.path, self._session if not self.engine.was_loaded else None)
+        self.start(loading)
         self._follow_loading(loading)
 
     @work(group="follow")
@@ -162,172 +204,328 @@ class ChatApp(App[None], inherit_bindings=False):
         panel = self._chat_screen.load_panel
         await panel.begin()
         while not loading.done:
-            await asyncio.sleep(LOOK_EVERY_SECONDS)
+            await asyncio.sleep(app_answers.LOOK_EVERY_SECONDS)
             panel.progress(loading.progress, loading.plan)
-            self._show_status()
+            self.show_status()
         if loading.error:
             await panel.fail(loading.error)
         elif self.engine.model:
             panel.finish()
-            await self._greet(self.engine.model, loading.fit)
-        self._settle(loading)
+            await self._greet(loading.fit)
+        self.settle(loading)
+        self.count_unsent()
 
-    def _settle(self, job: Job) -> None:
+    def settle(self, job: Job) -> None:
         """All that the job brought is in the conversation and on the screen."""
         job.settled = True
-        self._show_status()
+        self.show_status()
         self.refresh_bindings()
 
-    async def _greet(self, model: "Model", fit: str) -> None:
+    async def _greet(self, fit: str) -> None:
         """Says what the user should know of this file before the first question, and what it took."""
-        await self.desks["chat"].view.notice(Notice("hint", notes.welcome, fit))
+        model = self.engine.model
+        if model is None:
+            return
+        if not self._has_chosen_mode:
+            self._follow_variant(model.info.variant)
         for desk in self.desks.values():
+            await desk.page.forget_model()
             for warning in model.warnings:
-                await desk.view.notice(Notice("warning", warning))
-            if model.info.variant == "base":
-                await desk.view.notice(Notice("warning", notes.base_cause, notes.base_remedy))
+                await desk.page.notice(Notice("warning", warning))
+        await self.desk.page.notice(Notice("hint", notes.welcome(self.desk_mode), fit))
+        if model.info.variant == "base":
+            await self.desks["chat"].page.notice(Notice("warning", notes.base_cause, notes.base_remedy))
         if self._session and self._session.note:
-            await self.desks["chat"].view.notice(Notice("hint", self._session.note))
+            await self.desks["chat"].page.notice(Notice("hint", self._session.note))
 
-    def _begin(self, desk: Desk) -> Answering:
-        """Has the open round of this desk answered; nothing else may begin from here on."""
-        desk.unsent = None
-        desk.job = Answering(
-            desk.conversation.messages(),
-            sampling=self._sampling,
-            max_tokens=self._max_tokens,
-            raw=desk.conversation.single and self._is_base,
-        )
-        self._start(desk.job)
-        return desk.job
+    def _follow_variant(self, variant: str) -> None:
+        """The mode for which the file was made, unless something was begun already."""
+        fits: Mode = "complete" if variant == "base" else "instruct" if variant == "instruct" else "chat"
+        begun = any(desk.conversation.nodes for desk in self.desks.values())
+        if not begun and not self._chat_screen.query_one("#message", Prompt).text:
+            self.show_mode(fits)
 
-    @work(group="follow")
-    async def _follow(self, desk: Desk, job: Answering, answer: Answer) -> None:
-        done = False
-        while not done:
-            await asyncio.sleep(LOOK_EVERY_SECONDS)
-            done = job.done  # looked at before the text is taken: then no text can come after it
-            text = job.take()
-            if text:
-                desk.conversation.write(text)
-                await answer.feed(text)
-            self._show_status()
-        ended = await self._finish(desk, job, answer)
-        self._settle(job)
-        self._count_unsent()
-        if self._session and self.engine.model and desk is self.desks["chat"] and ended.answer:
-            await self._keep_messages(self._session, self.engine.model, desk)
+    # How answers are drawn
 
-    async def _finish(self, desk: Desk, job: Answering, answer: Answer) -> Round:
-        """Ends the round: all text is shown, and how it ended."""
-        new_text = desk.conversation.rounds[-1].answer
-        ended = desk.conversation.finish(job.stop)
-        if ended.answer == new_text:
-            await answer.finish(notes.end_of(ended))
-        else:
-            await answer.replace(ended.answer)
-            answer.mark(notes.end_of(ended))
-            self.hint(notes.older_answer)
-        if job.error and not isinstance(job.error, Cancelled):
-            await desk.view.notice(Notice.of(job.error))
-            if not ended.answer:
-                desk.view.give_back(ended.question)
-        return ended
+    def sampling(self) -> "Sampling | None":
+        """What the command line or the settings say; None for what the file says."""
+        if not set(self.parameters.parameters) - {"max_tokens"}:
+            return self._given_sampling
+        defaults = self.default_sampling()
+        return self.parameters.sampling(defaults) if defaults else None
 
-    async def _keep_messages(self, session: "KeptSession", model: "Model", desk: Desk) -> None:
-        """The KV cache, which may be large, is written at the end alone."""
+    def default_sampling(self) -> "Sampling | None":
+        """What the command line or the file says; None while there is no file."""
+        return self._given_sampling or (self.engine.model.info.sampling if self.engine.model else None)
+
+    def max_tokens(self) -> int | None:
+        """The longest answer that was asked for."""
+        return self.parameters.max_tokens or self._max_tokens
+
+    # What is kept
+
+    def keep(self, desk: Desk, nodes: Iterable[Node] = ()) -> None:
+        """Keep what has changed in a conversation, unless it is one that a session's file keeps."""
+        if self._session is None or desk is not self.desks["chat"]:
+            self.keeper.keep(desk.conversation, nodes)
+
+    def keep_drafts(self) -> None:
+        """What is written and not sent."""
+        for desk in self.desks.values():
+            draft = desk.page.draft()
+            if draft != desk.conversation.draft:
+                desk.conversation.draft = draft
+                self.keep(desk)
+
+    async def keep_in_session(self, desk: Desk) -> None:
+        """Where there is a session: its messages, each time. The KV cache, which may be large, is written at the end alone."""
+        session, model = self._session, self.engine.model
+        if session is None or model is None or desk is not self.desks["chat"]:
+            return
         try:
             await asyncio.to_thread(session.keep, model, desk.conversation.transcript(), with_cache=False)
         except BqError as error:
-            await desk.view.notice(Notice.of(error))
+            await desk.page.notice(Notice.of(error))
 
-    @on(Prompt.Changed)
+    def _tell_unkept(self, error: BqError) -> None:
+        """From the store's thread."""
+        self.call_later(self.tell, error)
+
+    async def tell(self, error: BqError) -> None:
+        """Show an error on the page that is open."""
+        await self.desk.page.notice(Notice.of(error))
+
+    # What is written
+
+    @on(TextArea.Changed)
     def _text_changed(self) -> None:
-        """Counts what is written once the writing pauses."""
-        if self._pause is not None:
-            self._pause.stop()
-        self._pause = self.set_timer(COUNT_AFTER_SECONDS, self._count_unsent)
+        """Counts what is written once the writing pauses, and keeps it a little later."""
+        for pause in (self._pause, self._draft_pause):
+            if pause is not None:
+                pause.stop()
+        self._pause = self.set_timer(COUNT_AFTER_SECONDS, self.count_unsent)
+        self._draft_pause = self.set_timer(KEEP_DRAFT_AFTER_SECONDS, self.keep_drafts)
 
-    def _count_unsent(self) -> None:
-        messages = self._to_send(self.desk)
+    def count_unsent(self) -> None:
+        """Count what would be sent now, exactly."""
+        messages = to_send(self.desk, self.is_base)
         if messages:
             self._measure(self.desk, messages)
         else:
-            self.desk.unsent = None
-            self._show_status()
+            self._measured_nothing()
 
-    def _to_send(self, desk: Desk) -> Sequence[Message]:
-        """What the model would have to read if what is written were sent now; nothing if it was sent already."""
-        question, last = clean(desk.view.question()), desk.conversation.current
-        was_sent = last is not None and last.question == question  # a single instruction stays in its box
-        return desk.conversation.messages_with(question) if question and not was_sent and not self._is_base else ()
+    def _measured_nothing(self) -> None:
+        desk = self.desk
+        if desk.unsent is not None and isinstance(desk.page, View):
+            desk.view.restand(shown(desk.conversation))
+        desk.unsent = None
+        self.show_status()
 
     @work(thread=True, group="measure", exclusive=True)
     def _measure(self, desk: Desk, messages: Sequence[Message]) -> None:
-        self.call_later(self._measured, desk, messages, self.engine.measure(messages, self._max_tokens))
+        unsent = self.engine.measure(messages, self.max_tokens(), desk.conversation.pinned())
+        self.call_later(self._measured, desk, messages, unsent)
 
     def _measured(self, desk: Desk, messages: Sequence[Message], unsent: Unsent | None) -> None:
         """Takes the count, unless something else is written by now: that may have found the counter taken."""
-        if messages == self._to_send(desk):
-            desk.unsent = unsent
-            self._show_status()
-        else:
-            self._count_unsent()
+        if messages != to_send(desk, self.is_base):
+            self.count_unsent()
+            return
+        desk.unsent = unsent
+        if unsent is not None:
+            desk.view.restand(shown(desk.conversation, unsent.left_out))
+        self.show_status()
 
     @on(Prompt.Submitted)
     async def _send(self) -> None:
         desk = self.desk
         question = clean(desk.view.question())
-        if not question or self._refuse():
+        if not question or await self._is_command(desk, question) or self.refuse():
             return
-        desk.conversation.ask(question)
-        job = self._begin(desk)
-        self._follow(desk, job, await desk.view.begin(question, self._model_name))
+        if isinstance(desk.page, ChatView):
+            from bq.tui.slash import message_text
+
+            question = message_text(question)
+            desk.page.prompt.clear()
+        desk.view.prompt.remember_one(desk.view.question() or question)
+        app_answers.ask(self, desk, question)
+
+    async def _is_command(self, desk: Desk, line: str) -> bool:
+        """Runs a line that is a command."""
+        if not isinstance(desk.page, ChatView) or not line.startswith("/"):
+            return False
+        from bq.tui.app_commands import run_command
+
+        return await run_command(self, desk, line)
+
+    @on(CompletePage.GoOn)
+    def _go_on_with_text(self) -> None:
+        desk = self.desks["complete"]
+        page = desk.page
+        assert isinstance(page, CompletePage)
+        if not self.refuse():
+            desk.conversation.head = None
+            app_answers.answer(self, desk, [desk.conversation.ask(page.view.prefix())])
+
+    # Messages
+
+    async def show_path(self, desk: Desk, is_new: bool = False) -> Answer | None:
+        """Show the conversation as it is; gives the open answer's widget."""
+        left_out = desk.unsent.left_out if desk.unsent else ()
+        return await desk.view.sync(shown(desk.conversation, left_out), is_new)
+
+    async def open_conversation(self, id: str) -> None:
+        """Bring a kept conversation onto the screen, in its mode."""
+        try:
+            found = await self.keeper.ask(lambda store: store.load(id))
+        except BqError as error:
+            await self.tell(error)
+            return
+        if found is None:
+            self.hint(notes.no_conversation)
+        else:
+            await self.show_conversation(found)
+
+    async def show_conversation(self, conversation: Conversation) -> None:
+        """Put a conversation in the place of its mode's, which stays kept."""
+        self.keep_drafts()
+        desk = self.desks[conversation.mode]
+        desk.take(conversation)
+        self.show_mode(conversation.mode)
+        if isinstance(desk.page, CompletePage):
+            desk.page.view.load(conversation.draft or "".join(node.content for node in conversation.path()))
+        else:
+            await self.show_path(desk, is_new=True)
+            desk.view.show_conversation(conversation)
+            desk.view.follow()
+        self.count_unsent()
+
+    @on(Said.Wants)
+    async def _fulfil(self, event: Said.Wants) -> None:
+        from bq.tui.app_messages import fulfil
+
+        await fulfil(self, self.desk, event.said, event.wish)
+
+    @on(Said.Left)
+    def _leave_messages(self) -> None:
+        self.desk.page.focus_target.focus()
+
+    def action_messages(self) -> None:
+        """To the last message."""
+        messages = list(self.desk.page.query(Said))
+        if messages and len(self.screen_stack) == 1:
+            messages[-1].focus()
+            messages[-1].scroll_visible(animate=False)
+
+    @on(Earlier.Wanted)
+    async def _show_earlier(self) -> None:
+        await self.desk.view.show_earlier()
+
+    # Keys
 
     async def action_again(self) -> None:
         if self.engine.model is None and not self.engine.busy:
-            self._load()
-        elif not self._refuse():
+            self.load()
+        elif not self.refuse():
             desk = self.desk
-            if desk.conversation.ask_again() is None:
+            if isinstance(desk.page, CompletePage):
+                self._go_on_with_text()
+            elif desk.conversation.current is None:
                 self.hint(notes.no_answer_yet)
             else:
-                job = self._begin(desk)
-                self._follow(desk, job, await desk.view.begin_again(self._model_name))
+                app_answers.answer(self, desk)
+
+    def action_go_on(self) -> None:
+        desk = self.desk
+        if isinstance(desk.page, CompletePage):
+            self._go_on_with_text()
+        elif not self.refuse():
+            last = desk.conversation.current
+            if last is None or not last.is_sent:
+                self.hint(notes.nothing_to_continue)
+            else:
+                app_answers.answer(self, desk, is_continued=True)
 
     async def action_new(self) -> None:
-        if self.engine.busy and self._refuse():
+        if self.engine.busy and self.refuse():
             return
-        self.desk.conversation.clear()
-        self.desk.job = None
-        await self.desk.view.clear()
-        self.desk.view.prompt.focus()
-        self._show_status()
+        self.keep_drafts()
+        desk = self.desk
+        desk.take(Conversation(mode=self.desk_mode, system=desk.conversation.system))
+        await desk.page.clear()
+        desk.page.focus_target.focus()
+        self.show_status()
 
     def action_switch(self) -> None:
-        self.desk_mode = "instruct" if self.desk_mode == "chat" else "chat"
-        self._chat_screen.query_one(ContentSwitcher).current = self.desk_mode
-        self.desk.view.prompt.focus()
-        self._show_status()
+        self._has_chosen_mode = True
+        self.show_mode(MODES[(MODES.index(self.desk_mode) + 1) % len(MODES)])
+
+    def show_mode(self, mode: Mode) -> None:
+        """Bring a mode onto the screen."""
+        self.desk_mode = mode
+        self._chat_screen.query_one(ContentSwitcher).current = mode
+        self.desk.page.focus_target.focus()
+        self.show_status()
+        self.count_unsent()
 
     def action_stop(self) -> None:
         self.engine.stop()
-        self._show_status()
+        self.show_status()
 
     def action_copy_answer(self) -> None:
-        answer = self.desk.conversation.last_answer
-        if answer:
-            self.copy_to_clipboard(answer)
-            self.hint(lambda: say(f"Copied {len(answer)} characters.", f"已复制 {len(answer)} 个字符。"))
+        self.copy_text(self.desk.conversation.last_answer)
+
+    def copy_text(self, text: str) -> None:
+        """Copy a text, saying so."""
+        if text:
+            self.copy_to_clipboard(text)
+            self.hint(lambda: say(f"Copied {len(text)} characters.", f"已复制 {len(text)} 个字符。"))
         else:
             self.hint(notes.no_answer_yet)
 
     def action_scroll(self, pages: int) -> None:
-        log = self.desk.view.log_area
-        (log.scroll_page_up if pages < 0 else log.scroll_page_down)(animate=False)
+        self.desk.page.scroll_pages(pages)
 
     def action_help(self) -> None:
+        from bq.tui.dialogs.help import HelpScreen
+
         self.push_screen(HelpScreen(self._chat_screen.help_entries()))
+
+    def action_conversations(self) -> None:
+        self.open_dialog(lambda dialogs: dialogs.conversations(self))
+
+    def action_models(self) -> None:
+        self.open_dialog(lambda dialogs: dialogs.models(self))
+
+    def action_settings(self) -> None:
+        self.open_dialog(lambda dialogs: dialogs.settings(self))
+
+    def action_templates(self) -> None:
+        self.open_dialog(lambda dialogs: dialogs.templates(self))
+
+    def action_form(self) -> None:
+        self.open_dialog(lambda dialogs: dialogs.form(self))
+
+    def action_input_file(self) -> None:
+        self.open_dialog(lambda dialogs: dialogs.input_file(self))
+
+    def action_save_result(self) -> None:
+        self.open_dialog(lambda dialogs: dialogs.save_result(self))
+
+    def action_compare(self) -> None:
+        self.open_dialog(lambda dialogs: dialogs.compare(self))
+
+    @work(group="dialog", exclusive=True)
+    async def open_dialog(self, open_it: "OpenDialog") -> None:
+        """A dialog takes the keyboard until it is closed; a second one is not opened above it."""
+        if len(self.screen_stack) > 1:
+            return
+        from bq.tui import app_dialogs
+
+        try:
+            await open_it(app_dialogs)
+        except BqError as error:
+            await self.tell(error)
 
     def action_command_palette(self) -> None:
         if not isinstance(self.screen, CommandPalette):
@@ -345,17 +543,11 @@ class ChatApp(App[None], inherit_bindings=False):
         return True if action != "stop" or self.engine.busy else None
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        actions: dict[str, Callable[[], object]] = {
-            "chat.mode": self.action_switch,
-            "chat.new": self.action_new,
-            "chat.again": self.action_again,
-            "chat.copy": self.action_copy_answer,
-            "chat.stop": self.action_stop,
-            "chat.help": self.action_help,
-            "chat.quit": self.action_quit,
-        }
-        for id, action in actions.items():
-            yield SystemCommand(texts()[id], "", action)
+        for binding in self.BINDINGS:
+            assert isinstance(binding, Binding)
+            if binding.id and binding.id != "chat.palette":
+                yield SystemCommand(texts()[binding.id], "", getattr(self, f"action_{binding.action}"))
+        yield SystemCommand(say("Compare two models", "对比两个模型"), "", self.action_compare)
         yield SystemCommand(say("Colour theme", "颜色主题"), "", self.action_change_theme)
 
     @on(Markdown.LinkClicked)
@@ -364,6 +556,10 @@ class ChatApp(App[None], inherit_bindings=False):
         address = clean(event.href)
         self.copy_to_clipboard(address)
         self.hint(lambda: say("Copied the link: ", "已复制链接：") + address)
+
+    @on(CodeClicked)
+    def _copy_code(self, event: CodeClicked) -> None:
+        self.copy_text(event.code)
 
     def copy_to_clipboard(self, text: str) -> None:
         super().copy_to_clipboard(text)
@@ -376,21 +572,33 @@ class ChatApp(App[None], inherit_bindings=False):
     def hint(self, text: notes.Text) -> None:
         self._chat_screen.status_line.hint(text)
 
-    def _refuse(self) -> bool:
+    def refuse(self) -> bool:
         """Says why no question can be put now, if so."""
         why = notes.refusal(self.engine)
         if why:
             self.hint(why)
         return why is not None
 
-    def _show_status(self) -> None:
+    def show_status(self) -> None:
         self._chat_screen.status_line.status = observe(
-            self.engine, self.desk.job, None if self.engine.busy else self.desk.unsent
+            self.engine, clean(self.path.name), self.desk.job, None if self.engine.busy else self.desk.unsent
         )
 
+    def speak(self) -> None:
+        """Draw everything anew, in the language of now."""
+        self._chat_screen.retell()
+
     @property
-    def _is_base(self) -> bool:
+    def is_base(self) -> bool:
         return self.engine.model is not None and self.engine.model.info.variant == "base"
 
-    def _model_name(self) -> str:
-        return clean(self.engine.model.info.name) if self.engine.model else ""
+    def model_name(self) -> str:
+        """The name that stands above an answer."""
+        model = self.engine.model
+        return clean(f"{model.info.name}") if model else ""
+
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    OpenDialog = Callable[[ModuleType], Awaitable[None]]

@@ -95,3 +95,8 @@ def _shapes(tokens: Sequence[Token]) -> list[tuple[Any, ...]]:
         )
         for token in tokens
     ]
+
+
+def fences(text: str) -> list[str]:
+    """The blocks of code in a text, in order."""
+    return [token.content.rstrip("\n") for token in parser().parse(text) if token.type in ("fence", "code_block")]

@@ -1,8 +1,8 @@
 """The model behind the screen: jobs that run in a worker thread and that the screen watches.
 
-The screen's thread never calls the model. It starts a job, reads the job's fields at its own pace (one attribute or one
-deque at a time, so no lock), and sets `cancel`. Only this module would change if the model moved to another process.
-llama.cpp is imported by the first job, not before.
+The screen's thread never waits for the model. It starts a job, reads the job's fields at its own pace (one attribute or one
+deque at a time, so no lock), and sets `cancel`. The model lives in a process of its own (bq.tui.remote): if that ends, the
+job that ran says so in its error, else `lost` does, and the next Loading starts another. Nothing heavy is imported here.
 """
 
 import threading
@@ -10,21 +10,26 @@ import traceback
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from bq.runtime.errors import BqError, Cancelled
 from bq.runtime.language import say
 from bq.runtime.prompt import Message
+from bq.runtime.values import Alternative as Alternative  # of this module's jobs, for those who read them
+from bq.runtime.values import Stats as Stats
+from bq.runtime.values import Step as Step
+from bq.tui import wire
 from bq.tui.conversation import Stop
+from bq.tui.remote import Cancel, Remote, RemoteModel
+from bq.tui.wire import Candidate as Candidate
+from bq.tui.wire import Question as Question
+from bq.tui.wire import Unsent as Unsent
 
 if TYPE_CHECKING:
-    from bq.runtime.fit import Plan
-    from bq.runtime.generation import Stats
-    from bq.runtime.loading import LoadOptions
-    from bq.runtime.model import Model
-    from bq.runtime.sampling import Sampling
+    from bq.runtime.values import LoadOptions
     from bq.tui.kept_session import KeptSession
 
 
@@ -35,7 +40,7 @@ class Job(ABC):
     """
 
     def __init__(self) -> None:
-        self.cancel = threading.Event()
+        self.cancel = Cancel()
         self.error: BqError | None = None
         self.done = False
         self.settled = False
@@ -46,10 +51,12 @@ class Job(ABC):
             self._do(engine)
         except BqError as error:
             self.error = error
-        except Exception as error:  # a defect of bq or of llama.cpp: shown, and the app lives on
+        except Exception as error:  # a defect of bq: shown, and the app lives on
             self.error = _unexpected(error)
-            engine.trace = traceback.format_exc()
+            engine.own_trace = traceback.format_exc()
         finally:
+            if self.error is engine.lost:
+                engine.lost = None  # it is told here
             self.done = True
 
     @abstractmethod
@@ -57,56 +64,44 @@ class Job(ABC):
 
 
 class Loading(Job):
-    """Brings the model into memory, and the session if there is one. `progress` goes from 0 to 1."""
+    """Brings a model into memory, and the session if there is one; the model before is freed. `progress` goes from 0 to 1."""
 
     progress = 0.0
     plan = ""  # how it is loaded and what it will take, in a line
     fit = ""  # how far off that was
 
-    def __init__(self, session: "KeptSession | None" = None) -> None:
+    def __init__(self, path: Path, session: "KeptSession | None" = None) -> None:
         super().__init__()
+        self.path = path
         self._session = session
 
     def _do(self, engine: "Engine") -> None:
-        from bq.runtime.fit_advice import compare
-        from bq.runtime.loading import load
-
-        engine.model = load(engine.path, engine.options, self._on_progress, self._on_plan)
-        engine.was_loaded = True
-        self.fit = compare(engine.model.fit)
+        remote = engine.begin_loading()
+        loaded: wire.Loaded = remote.call(wire.Load(self.path, asdict(engine.options)), self._hear, self.cancel)
+        model = RemoteModel(remote, self.path, loaded.info, loaded.warnings)
+        self.fit = loaded.fit
+        engine.take(model)
         if self._session is not None:
-            self._session.restore(engine.model)
+            self._session.restore(model)
 
-    def _on_progress(self, progress: float) -> bool:
-        self.progress = progress
-        return not self.cancel.is_set()
-
-    def _on_plan(self, plan: "Plan") -> None:
-        from bq.runtime.fit_advice import describe
-
-        self.plan = describe(plan)
+    def _hear(self, reply: Any) -> None:
+        if isinstance(reply, wire.Progress):
+            self.progress = min(1.0, max(0.0, reply.fraction))
+        elif isinstance(reply, wire.Planned):
+            self.plan = reply.line
 
 
 class Answering(Job):
     """One answer. The screen takes the text as it comes, and reads how far the prompt and the answer are."""
 
-    def __init__(
-        self,
-        messages: Sequence[Message],
-        *,
-        sampling: "Sampling | None" = None,
-        max_tokens: int | None = None,
-        raw: bool = False,
-    ) -> None:
+    def __init__(self, question: Question) -> None:
         super().__init__()
-        self.messages = messages
-        self.sampling = sampling
-        self.max_tokens = max_tokens
-        self.raw = raw  # go on from the text as it is, without roles: all that a Base model can do
+        self.question = question
         self.stats: Stats | None = None
         self.read = (0, 0)  # tokens of the prompt: read, in all
         self.begun = False  # the first piece of text has come
         self._pieces: deque[str] = deque()
+        self._steps: deque[Step] = deque()
 
     @property
     def stop(self) -> Stop:
@@ -117,83 +112,84 @@ class Answering(Job):
 
     def take(self) -> str:
         """The text that has come since the last call."""
-        pieces = []
-        while self._pieces:
-            pieces.append(self._pieces.popleft())
-        return "".join(pieces)
+        return "".join(_taken(self._pieces))
+
+    def take_steps(self) -> list[Step]:
+        """The tokens that have come since the last call, with the alternatives that were asked for; their text is `take`'s."""
+        return _taken(self._steps)
 
     def _do(self, engine: "Engine") -> None:
         model = engine.model
         if model is None:
-            raise BqError(say("No model is loaded.", "尚未加载模型。"))
-        if self.raw:
-            generation = model.complete(
-                self.messages[-1].content,
-                sampling=self.sampling,
-                max_tokens=self.max_tokens,
-                cancel=self.cancel,
-                on_prefill=self._on_prefill,
-            )
-        else:
-            generation = model.chat(
-                self.messages,
-                sampling=self.sampling,
-                max_tokens=self.max_tokens,
-                cancel=self.cancel,
-                on_prefill=self._on_prefill,
-            )
-        self.stats = generation.stats
-        for piece in generation:
-            self._pieces.append(piece)
-            self.begun = True
+            raise engine.lost or BqError(say("No model is loaded.", "尚未加载模型。"))
+        answered: wire.Answered = model.remote.call(self.question, self._hear, self.cancel)
+        self.stats = answered.stats
 
-    def _on_prefill(self, read: int, total: int) -> None:
-        self.read = (read, total)
-
-
-@dataclass(frozen=True)
-class Unsent:
-    """What sending the text that is being written would mean, in tokens of the model's own tokenizer."""
-
-    prompt_tokens: int
-    budget: int
-    dropped_rounds: int
+    def _hear(self, reply: Any) -> None:
+        if isinstance(reply, wire.Read):
+            self.read = (reply.done, reply.total)
+        elif isinstance(reply, wire.Wrote):
+            self.stats = reply.stats
+            self._steps.extend(reply.steps)
+            if reply.text:
+                self._pieces.append(reply.text)
+                self.begun = True
 
 
 class Engine:
-    """The one model of the app. Jobs run one at a time."""
+    """The one model of the app and the process that it lives in. Jobs run one at a time.
 
-    def __init__(self, path: Path, options: "LoadOptions") -> None:
-        self.path = path
+    `died` says that the process ended unasked, `lost` why if no job told it; both until the next Loading.
+    """
+
+    def __init__(self, options: "LoadOptions") -> None:
         self.options = options
-        self.model: Model | None = None
+        self.model: RemoteModel | None = None
         self.job: Job | None = None  # the one that was started last
         self.was_loaded = False
-        self.trace = ""  # of the last error that was no BqError
+        self.died = False
+        self.lost: BqError | None = None
+        self.own_trace = ""
+        self._remote: Remote | None = None
         self._one_at_a_time = threading.Lock()
 
     @property
     def busy(self) -> bool:
         return self.job is not None and not self.job.settled
 
+    @property
+    def trace(self) -> str:
+        """What llama.cpp logged last, and the trace of the last error that was no BqError; for `--debug`."""
+        return (self._remote.log + self._remote.trace if self._remote else "") + self.own_trace
+
     def work(self, job: Job) -> None:
         """Runs a job to its end; for a worker thread."""
         with self._one_at_a_time:
             job.run(self)
 
-    def measure(self, messages: Sequence[Message], max_tokens: int | None) -> Unsent | None:
+    def measure(
+        self, messages: Sequence[Message], max_tokens: int | None, pinned: AbstractSet[int] = frozenset()
+    ) -> Unsent | None:
         """Counts a prompt exactly, before it is sent; None while a job has the model, or there is none."""
         if not self._one_at_a_time.acquire(blocking=False):
             return None
         try:
             if self.model is None:
                 return None
-            prompt = self.model.measure(messages, max_tokens)
-            return Unsent(len(prompt.ids), prompt.budget, prompt.dropped_rounds)
+            request = wire.Measure(tuple(messages), max_tokens, frozenset(pinned))
+            unsent: Unsent = self.model.remote.call(request)
+            return unsent
         except BqError:  # a text beyond all measure: sending it will say so
             return None
         finally:
             self._one_at_a_time.release()
+
+    def examine(self, paths: Sequence[Path]) -> list[Candidate]:
+        """How these models would be loaded; for a worker thread, and after the job under way. Raises BqError if none can tell."""
+        with self._one_at_a_time:
+            request = wire.Examine(tuple(paths), asdict(self.options))
+            examined: wire.Examined = self._process().call(request)
+            return list(examined.candidates)
 
     def stop(self) -> None:
         """Asks the job under way to end."""
@@ -207,12 +203,38 @@ class Engine:
             return
 
     def close(self) -> None:
-        """Stops what runs, waits for it and frees the model."""
+        """Stops what runs, waits for it, and ends the process with the model. The engine may load again."""
         self.stop()
         with self._one_at_a_time:
-            model, self.model = self.model, None
-            if model is not None:
-                model.close()
+            self.model = None
+            if self._remote is not None:
+                self._remote.close()
+
+    def begin_loading(self) -> Remote:
+        """Forgets the model before, which the process frees; starts a process if there is none."""
+        self.model, self.died, self.lost = None, False, None
+        return self._process()
+
+    def take(self, model: RemoteModel) -> None:
+        """A model has been loaded. If its process has ended since, nothing is."""
+        self.was_loaded = True
+        self.model = model
+        if not model.remote.is_alive:
+            self.model = None
+
+    def _process(self) -> Remote:
+        if self._remote is None or not self._remote.is_alive:
+            self._remote = Remote(self._on_end)
+        return self._remote
+
+    def _on_end(self, remote: Remote, error: BqError, is_told: bool) -> None:
+        if remote is self._remote:
+            self.model, self.died = None, True
+            self.lost = None if is_told else error
+
+
+def _taken(waiting: "deque[Any]") -> list[Any]:
+    return [waiting.popleft() for _ in range(len(waiting))]
 
 
 def _unexpected(error: Exception) -> BqError:

@@ -8,15 +8,32 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from bq.runtime.errors import UsageError
 from bq.runtime.language import say
 from bq.runtime.prompt import Message, split_rounds
 
 if TYPE_CHECKING:
-    from bq.runtime.model import Model
     from bq.runtime.session_file import SessionFile
+
+
+class Restored(Protocol):
+    """What became of a session's KV cache (Session of bq.runtime.session, or as the model's process tells it)."""
+
+    @property
+    def restored_tokens(self) -> int: ...
+
+    @property
+    def note(self) -> str: ...
+
+
+class Model(Protocol):
+    """What keeping a session needs of a model, be it in this process or in its own."""
+
+    def restore_session(self, session: "SessionFile") -> Restored: ...
+
+    def save_session(self, path: Path, messages: Sequence[Message], with_cache: bool = ...) -> int: ...
 
 
 class KeptSession:
@@ -47,14 +64,14 @@ class KeptSession:
             )
         return list(self.messages)
 
-    def restore(self, model: "Model") -> None:
+    def restore(self, model: Model) -> None:
         """Fill the model's KV cache with what the file has of it, and let go of the file."""
         if self._stored is not None:
             restored = model.restore_session(self._stored)
             self.note, self._has_cache = restored.note, restored.restored_tokens > 0
             self._stored.close()
 
-    def keep(self, model: "Model", messages: Sequence[Message], with_cache: bool = True) -> None:
+    def keep(self, model: Model, messages: Sequence[Message], with_cache: bool = True) -> None:
         """Write the conversation to the file, with the KV cache as it stands, unless the file has it all already.
 
         Raises BqError if that fails.

@@ -3,24 +3,47 @@
 from collections.abc import Callable
 
 from bq.runtime.language import say
-from bq.tui.conversation import Round
+from bq.tui.conversation import Mode, Node
 from bq.tui.engine import Engine, Loading
 
 Text = Callable[[], str]  # asked for when it is shown, so that it follows the language
 
 
-def end_of(ended: Round) -> Text | None:
+def end_of(answer: Node) -> Text | None:
     """What stands below an answer that did not end by itself."""
-    if ended.stop == "cancel" and not ended.answer:
-        return lambda: say("Stopped before the answer began. Ctrl+R asks again.", "回答开始前已停止。Ctrl+R 重新提问。")
-    if ended.stop == "end" and not ended.answer.strip():
-        return lambda: say("The model gave an empty answer.", "模型给出了空回答。")
+    if answer.stop == "end" and not answer.content.strip():
+        return empty_answer
     texts: dict[str, Text] = {
-        "cancel": lambda: say("Stopped", "已停止"),
-        "length": lambda: say("Cut off: the limit of the length is reached.", "已截断：达到长度上限。"),
-        "error": lambda: say("Broken off", "已中断"),
+        "cancel": lambda: f"{stopped()} {go_on()}",
+        "length": lambda: f"{cut_off()} {go_on()}",
+        "error": lambda: f"{broken_off()} {go_on()}",
+        "incomplete": lambda: say("Cut off before the output was whole.", "输出尚未完整就被截断。"),
     }
-    return texts.get(ended.stop)
+    return texts.get(answer.stop)
+
+
+def stopped() -> str:
+    return say("Stopped.", "已停止。")
+
+
+def cut_off() -> str:
+    return say("Cut off: the limit of the length is reached.", "已截断：达到长度上限。")
+
+
+def broken_off() -> str:
+    return say("Broken off.", "已中断。")
+
+
+def go_on() -> str:
+    return say("Ctrl+G goes on.", "Ctrl+G 继续。")
+
+
+def empty_answer() -> str:
+    return say("The model gave an empty answer.", "模型给出了空回答。")
+
+
+def stopped_before() -> str:
+    return say("Stopped before the answer began. Ctrl+R asks again.", "回答开始前已停止。Ctrl+R 重新提问。")
 
 
 def refusal(engine: Engine) -> Text | None:
@@ -34,8 +57,17 @@ def refusal(engine: Engine) -> Text | None:
     return None
 
 
-def welcome() -> str:
-    return say("Ask something. F1 shows all keys.", "请提问。F1 显示所有按键。")
+def welcome(mode: Mode) -> Text:
+    """What to do first."""
+    texts: dict[Mode, Text] = {
+        "chat": lambda: say("Ask something. F1 shows all keys.", "请提问。F1 显示所有按键。"),
+        "instruct": lambda: say("Write what to do. F1 shows all keys.", "请写下要做什么。F1 显示所有按键。"),
+        "complete": lambda: say(
+            "Write a beginning; Ctrl+G goes on from the cursor. F1 shows all keys.",
+            "请写一个开头，Ctrl+G 从光标处续写。F1 显示所有按键。",
+        ),
+    }
+    return texts[mode]
 
 
 def no_answer_yet() -> str:
@@ -56,6 +88,18 @@ def base_cause() -> str:
 
 def base_remedy() -> str:
     return say(
-        "F2: write a beginning, and it goes on from there (as `bq complete` does). To chat, use the Chat release.",
-        "按 F2 写一个开头，它会接着写（与 `bq complete` 相同）。要对话，请使用 Chat 版本。",
+        "F2 goes to the text mode: write a beginning, and it goes on from there. To chat, use the Chat release.",
+        "按 F2 进入续写模式：写一个开头，它会接着写。要对话，请使用 Chat 版本。",
     )
+
+
+def no_conversation() -> str:
+    return say("That conversation is not there any more.", "该对话已不存在。")
+
+
+def nothing_to_continue() -> str:
+    return say("There is no answer to go on with.", "没有可以继续的回答。")
+
+
+def nothing_to_undo() -> str:
+    return say("There is nothing to take back.", "没有可以撤回的内容。")

@@ -1,34 +1,37 @@
 """The chat app's one screen: what stands where, and the keys' texts in the reader's language."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from textual.app import ComposeResult
-from textual.binding import ActiveBinding
+from textual.binding import ActiveBinding, Binding, BindingType
 from textual.screen import Screen
 from textual.widgets import ContentSwitcher, Footer
 
-from bq.tui.keys import footer_text, texts
-from bq.tui.widgets.help import Entry
+from bq.tui.keys import Entry, footer_text, texts
+from bq.tui.widgets.complete import CompleteView
+from bq.tui.widgets.line import Line
 from bq.tui.widgets.loading import LoadPanel
+from bq.tui.widgets.message import Said
+from bq.tui.widgets.prompt import Prompt
 from bq.tui.widgets.statusline import StatusLine
-from bq.tui.widgets.views import View
+from bq.tui.widgets.views import Page
 
 
 class ChatScreen(Screen[None]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
 
-    def __init__(self, file_name: str, views: Sequence[View], first: str) -> None:
+    def __init__(self, file_name: Callable[[], str], pages: Sequence[Page], first: str) -> None:
         super().__init__()
         self.load_panel = LoadPanel(file_name)
         self.status_line = StatusLine()
-        self._views = views
+        self._pages = pages
         self._first = first
 
     def compose(self) -> ComposeResult:
         yield self.load_panel
         with ContentSwitcher(initial=self._first):
-            yield from self._views
+            yield from self._pages
         yield self.status_line
         yield Footer(show_command_palette=False, compact=True)
 
@@ -43,7 +46,25 @@ class ChatScreen(Screen[None]):
     def help_entries(self) -> list[Entry]:
         """Every key of ours as it is bound now, and what it does."""
         keys: dict[str, list[str]] = {}
-        for active in super().active_bindings.values():
-            if active.binding.id:
-                keys.setdefault(active.binding.id, []).append(self.app.get_key_display(active.binding))
+        elsewhere = [one for kind in (Said, CompleteView) for given in kind.BINDINGS for one in _single(given)]
+        here = [active.binding for active in super().active_bindings.values()]
+        for binding in (*here, *(one for one in elsewhere if one.id not in {two.id for two in here})):
+            if binding.id:
+                keys.setdefault(binding.id, []).append(self.app.get_key_display(binding))
         return [(" / ".join(keys[id]), text) for id, text in texts().items() if id in keys]
+
+    def retell(self) -> None:
+        """Draw all texts of the app anew, in the language of now."""
+        for prompt in self.query(Prompt):
+            prompt.show_hint()
+        for page in self._pages:
+            page.retell()
+        for line in self.query(Line):
+            line.refresh(layout=True)
+        self.status_line.refresh()
+        self.refresh_bindings()
+
+
+def _single(given: BindingType) -> Iterable[Binding]:
+    """A binding of several keys as one for each."""
+    return Binding.make_bindings([given])

@@ -65,6 +65,8 @@ def dropped_text(rounds: int) -> str:
 
 def _unsent_parts(unsent: Unsent) -> list[Part]:
     size = f"{short(unsent.prompt_tokens)} / {short(unsent.budget)}"
+    if unsent.draft_tokens:
+        size = f"{short(unsent.draft_tokens)} → {size}"
     over = unsent.prompt_tokens - unsent.budget
     if over > 0:
         return [(say(f"to send {size}: {over} tokens too many", f"待发送 {size}：超出 {over} 个词元"), "$text-error")]
@@ -87,13 +89,13 @@ def _context_part(status: Status) -> Part:
 _ACTIVITY_STYLES = {"ready": "$text-success", "failed": "$text-error", "stopping": "$text-warning"}
 
 
-def observe(engine: Engine, shown: Answering | None, unsent: Unsent | None = None) -> Status:
+def observe(engine: Engine, file_name: str, shown: Answering | None, unsent: Unsent | None = None) -> Status:
     """What the engine does now, with the figures of the answer that is on the screen and of what is being written."""
     model, job = engine.model, engine.job
     activity, percent = _activity(engine, job)
     stats = shown.stats if shown else None
     return Status(
-        model=clean(f"{model.info.name} {model.info.mixture}").strip() if model else engine.path.name,
+        model=clean(f"{model.info.name} {model.info.mixture}").strip() if model else file_name,
         activity=activity,
         percent=percent,
         tokens_per_second=stats.tokens_per_second if stats and stats.tokens else 0.0,

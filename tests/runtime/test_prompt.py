@@ -122,6 +122,81 @@ def test_dropping_in_blocks_keeps_the_beginning_for_most_turns() -> None:
     assert _new_beginnings(0.25) <= 18
 
 
+def _round(number: int, lengths: tuple[int, int], is_newest: bool) -> list[int]:
+    asked = [USER, *encode(chr(97 + number % 26) * lengths[0]), ASSISTANT]
+    return asked if is_newest else [*asked, *encode("z" * lengths[1])]
+
+
+def _with_pins(lengths: Sequence[tuple[int, int]], pinned: set[int], budget: int, headroom: float) -> list[int]:
+    """Held turn by turn, with a memory: the rounds that stay beside the pinned ones at the last turn."""
+    stay: list[int] = []
+    for turn in range(len(lengths)):
+
+        def size(rounds: list[int], turn: int = turn) -> int:
+            everything = {*rounds, *(pin for pin in pinned if 0 <= pin < turn), turn}
+            return sum(len(_round(i, lengths[i], i == turn)) for i in everything)
+
+        if size(stay) > budget:
+            stay = []
+            for candidate in range(turn - 1, -1, -1):
+                if size([*stay, candidate]) > int(budget * (1 - headroom)):
+                    break
+                stay.append(candidate)
+        stay.append(turn)
+    return sorted({*stay, *(pin for pin in pinned if 0 <= pin < len(lengths))})
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    lengths=_lengths,
+    pinned=st.sets(st.integers(-1, 31), max_size=5),
+    budget=st.integers(12, 90),
+    headroom=st.sampled_from([0.0, 0.25, 0.5]),
+)
+def test_pinned_rounds_stay_and_the_newest_of_the_others_fill_what_they_leave(
+    lengths: list[tuple[int, int]], pinned: set[int], budget: int, headroom: float
+) -> None:
+    messages = held(lengths, len(lengths) - 1)
+    kept = _with_pins(lengths, pinned, budget, headroom)
+    ids = [token for i in kept for token in _round(i, lengths[i], i == len(lengths) - 1)]
+    prompt = measure_prompt(messages, encode, Roles(), budget, headroom, pinned=pinned)
+    assert list(prompt.ids) == ids
+    assert sorted([*kept, *prompt.left_out]) == list(range(len(lengths)))
+    assert prompt.fits == (len(ids) <= budget)
+
+
+@settings(max_examples=300, deadline=None)
+@given(lengths=_lengths, budget=st.integers(12, 80), headroom=st.sampled_from([0.0, 0.25]))
+def test_without_pins_or_with_the_newest_pinned_nothing_changes(
+    lengths: list[tuple[int, int]], budget: int, headroom: float
+) -> None:
+    messages = held(lengths, len(lengths) - 1)
+    plain = measure_prompt(messages, encode, Roles(), budget, headroom)
+    assert measure_prompt(messages, encode, Roles(), budget, headroom, pinned={len(lengths) - 1}) == plain
+    assert plain.left_out == tuple(range(plain.dropped_rounds))
+
+
+def test_pins_that_leave_no_room_are_said_and_a_message_that_never_had_it_is_not_blamed_on_them() -> None:
+    messages = held([(3, 3), (3, 3), (2, 0)], 2)  # 8, 8 and 4 tokens
+    assert build_prompt(messages, encode, Roles(), 12, pinned={0}).left_out == (1,)
+    with pytest.raises(BqError, match=r"The message and the pinned rounds need 20 tokens.* 19\. Unpin a round"):
+        build_prompt(messages, encode, Roles(), 19, pinned={0, 1})
+    with pytest.raises(BqError, match=r"^The message needs .* room for 3\. Shorten it"):
+        build_prompt(messages, encode, Roles(), 3, pinned={0})
+
+
+def test_pinned_rounds_take_from_the_answer_what_a_long_message_may() -> None:
+    messages = held([(3, 3), (3, 3), (9, 0)], 2)  # 8, 8 and 11 tokens
+    prompt = measure_prompt(messages, encode, Roles(), 18, alone=19, pinned={0})
+    assert (prompt.fits, prompt.budget, prompt.left_out, len(prompt.ids)) == (True, 19, (1,), 19)
+
+
+def test_a_text_that_is_gone_on_with_is_told_from_a_new_answer() -> None:
+    messages = [Message("user", "a"), Message("assistant", "b")]
+    assert measure_prompt(messages, encode, Roles(), 99).continues
+    assert not measure_prompt(messages[:1], encode, Roles(), 99).continues
+
+
 def test_what_does_not_fit_can_be_measured() -> None:
     messages = [Message("system", "ss"), *held([(3, 3), (9, 0)], 1)]
     prompt = measure_prompt(messages, encode, Roles(), 11)

@@ -1,11 +1,14 @@
-"""`bq chat`: the terminal app."""
+"""`bq chat`: the terminal app, and the line mode where an app cannot be drawn."""
 
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from bq.runtime import language
 from bq.runtime.errors import UsageError
 from bq.runtime.language import say
 from bq.tui.answer import check_text
@@ -21,61 +24,153 @@ from bq.tui.kept_session import KeptSession, session_in_use
 
 if TYPE_CHECKING:
     from bq.runtime.sampling import Sampling
+    from bq.tui.conversation import Mode
+    from bq.tui.settings import Settings
 
 
 @click.command(
     help=say(
-        "Talk to a model in the terminal: several turns, or single instructions (F2).",
-        "在终端中与模型对话：多轮对话或单条指令（F2）。",
+        "Talk to a model in the terminal: several turns, or single instructions (F2). In a pipe, or on a terminal that "
+        "cannot draw, each line is a message.",
+        "在终端中与模型对话：多轮对话或单条指令（F2）。在管道中或无法绘制界面的终端上，每行是一条消息。",
     )
 )
 @click.option("--system", default="", help=say("A system prompt.", "系统提示。"))
 @click.option("--instruct", is_flag=True, help=say("Begin with single instructions.", "以单条指令模式开始。"))
+@click.option(
+    "--plain",
+    is_flag=True,
+    help=say("Line by line, without drawing: for screen readers.", "逐行对话，不绘制界面：适合读屏软件。"),
+)
+@click.option("--new", is_flag=True, help=say("Begin a new conversation. [default]", "开始新的对话。[默认]"))
+@click.option(
+    "--continue", "goes_on", is_flag=True, help=say("Go on with the last conversation.", "继续上一次的对话。")
+)
+@click.option("--theme", help=say("The colours of the app, by name.", "界面配色的名称。"))
 @model_options_alone
 @sampling_options
 @session_option
-def command(system: str, instruct: bool, session: str | None, **given: Any) -> None:
-    """Open the app on the model."""
-    _need_terminal()
+def command(system: str, session: str | None, **given: Any) -> int:
+    """Open the app or the line mode on the model."""
     check_text("--system", system)
+    _check_beginning(system, session, given)
+    settings = _settings(given["theme"])
     with session_in_use(session) as kept:
-        _chat(system, instruct, kept, given)
+        return _chat(system, kept, settings, given)
 
 
-def _need_terminal() -> None:
-    """Raise UsageError unless keys can come in and a screen go out: Textual reads stdin and draws on stderr."""
-    if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
+def _check_beginning(system: str, session: str | None, given: dict[str, Any]) -> None:
+    """Raise UsageError if it cannot be told which conversation is meant."""
+    others = {"--new": given["new"], "--session": session is not None, "--system": bool(system)}
+    other = next((name for name, is_given in others.items() if is_given), None)
+    if given["goes_on"] and other is not None:
         raise UsageError(
-            say("bq chat needs a terminal; in pipes use `bq run`.", "bq chat 需要终端；在管道中请用 `bq run`。")
+            say(f"--continue cannot be combined with {other}.", f"--continue 不能与 {other} 合用。"),
+            say("Leave one of them out.", "请去掉其中一个。"),
         )
 
 
-def _chat(system: str, instruct: bool, kept: KeptSession | None, given: dict[str, Any]) -> None:
-    from bq.runtime import llama
-    from bq.tui.app import ChatApp
-    from bq.tui.chosen_model import choose_model, remember_model
+def _settings(theme: str | None) -> "Settings":
+    """What the person has set; the language too, unless --lang or BQ_LANG says otherwise."""
+    from bq.tui.settings import load
+
+    settings = load()
+    if settings.language and language._current is None and not os.environ.get("BQ_LANG"):
+        language.set_language(settings.language)
+    return settings if theme is None else replace(settings, theme=theme)
+
+
+def _can_draw() -> bool:
+    """Whether keys can come in and a screen go out: Textual reads stdin and draws on stderr."""
+    terminal = os.environ.get("TERM", "unknown" if os.name == "nt" else "")
+    return terminal not in ("", "dumb") and all(one.isatty() for one in (sys.stdin, sys.stdout, sys.stderr))
+
+
+def _chat(system: str, kept: KeptSession | None, settings: "Settings", given: dict[str, Any]) -> int:
+    from bq.tui.chosen_model import choose_model
 
     path = choose_model(given["model"])
-    sampled = _changed_sampling(path, given)
-    mode: Literal["chat", "instruct"] = "instruct" if instruct else "chat"
-    app = ChatApp(path, load_options(given), mode, system, sampled, given["max_tokens"], kept)
+    arguments = {
+        "path": path,
+        "options": load_options(given),
+        "mode": "instruct" if given["instruct"] else None,
+        "system": system,
+        "sampling": _changed_sampling(path, given, settings),
+        "max_tokens": given["max_tokens"],
+        "session": kept,
+        "resume": _latest("instruct" if given["instruct"] else "chat") if given["goes_on"] else None,
+        "settings": settings,
+    }
+    if given["plain"] or not _can_draw():
+        return _talk(arguments, given)
+    _open_app(arguments, given)
+    return 0
+
+
+def _talk(arguments: dict[str, Any], given: dict[str, Any]) -> int:
+    from bq.tui.plain import PlainChat
+
+    chat = PlainChat(**arguments)
+    try:
+        status = chat.run()
+        _remember(chat.engine.was_loaded, arguments["path"], given)
+        chat.keep_session()
+    finally:
+        chat.close()
+    return status
+
+
+def _open_app(arguments: dict[str, Any], given: dict[str, Any]) -> None:
+    from bq.runtime import llama
+    from bq.tui.app import ChatApp
+
+    app = ChatApp(**arguments)
     is_debug = llama.echo_log(False)  # the log would be drawn over the app: it is shown afterwards
     try:
+        _check_theme(given["theme"], app.available_themes)
         app.run()
         if is_debug:
             click.echo(llama.kept_log() + app.engine.trace, err=True)
-        if given["model"] is not None and app.engine.was_loaded:
-            remember_model(path)
+        _remember(app.engine.was_loaded, arguments["path"], given)
         app.keep_session()
     finally:
         app.engine.close()
 
 
-def _changed_sampling(path: Path, given: dict[str, Any]) -> "Sampling | None":
-    """The file's sampling with what the arguments change; None, for what the file says, if they change nothing."""
+def _check_theme(theme: str | None, known: Any) -> None:
+    if theme is not None and theme not in known:
+        raise UsageError(
+            say(f"There is no theme {theme}.", f"没有配色 {theme}。"),
+            say("There are: ", "可用的有：") + ", ".join(sorted(known)),
+        )
+
+
+def _remember(was_loaded: bool, path: Path, given: dict[str, Any]) -> None:
+    from bq.tui.chosen_model import remember_model
+
+    if given["model"] is not None and was_loaded:
+        remember_model(path)
+
+
+def _latest(mode: "Mode") -> str | None:
+    """The conversation to go on with; None, with a note, if there is none yet."""
+    from bq.tui.store import Store
+
+    store = Store.open()
+    try:
+        found = store.latest(mode)
+    finally:
+        store.close()
+    if found is None:
+        click.echo(say("There is no conversation yet: a new one begins.", "还没有对话：开始新的对话。"), err=True)
+    return found
+
+
+def _changed_sampling(path: Path, given: dict[str, Any], settings: "Settings") -> "Sampling | None":
+    """The file's sampling and what is set, with what the arguments change; None if they change nothing."""
     if all(given[name] is None or given[name] is False for name in SAMPLING):
         return None
     from bq.runtime.gguf_file import read_gguf
     from bq.runtime.sampling import sampling_of
 
-    return sampling(given, sampling_of(read_gguf(path)))
+    return sampling(given, settings.sampling(sampling_of(read_gguf(path))))

@@ -10,8 +10,8 @@ import click
 from bq.runtime.language import say
 
 if TYPE_CHECKING:
-    from bq.runtime.loading import LoadOptions
     from bq.runtime.sampling import Sampling
+    from bq.runtime.values import LoadOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 LOADING = ("ctx", "threads", "gpu_layers", "kv", "device", "mlock", "force_fit")  # as LoadOptions has them
@@ -179,7 +179,7 @@ def session_option(function: F) -> F:
 
 def load_options(given: dict[str, Any]) -> "LoadOptions":
     """The LoadOptions of the command's arguments."""
-    from bq.runtime.loading import LoadOptions
+    from bq.runtime.values import LoadOptions
 
     same = {name: given[name] for name in LOADING}
     return LoadOptions(**same, batch=given["batch_size"], mmap=False if given["no_mmap"] else None)

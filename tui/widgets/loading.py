@@ -1,5 +1,7 @@
 """What stands above the messages until the model is in memory: how far it is, or why it failed and what to do."""
 
+from collections.abc import Callable
+
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.widgets import ProgressBar
@@ -10,14 +12,14 @@ from bq.tui.widgets.line import Line, Notice
 
 
 class LoadPanel(Vertical):
-    def __init__(self, file_name: str) -> None:
+    def __init__(self, file_name: Callable[[], str]) -> None:
         super().__init__(id="loading")
         self._file_name = file_name
         self._plan = Line("", classes="remedy")
         self._plan.display = False
 
     def compose(self) -> ComposeResult:
-        yield Line(lambda: say(f"Loading {self._file_name}", f"正在加载 {self._file_name}"))
+        yield Line(lambda: say(f"Loading {self._file_name()}", f"正在加载 {self._file_name()}"))
         yield self._plan
         yield ProgressBar(total=1.0, show_eta=False)
         yield Line(lambda: say("Esc stops. You can already write.", "Esc 停止。现在就可以开始输入。"), classes="remedy")

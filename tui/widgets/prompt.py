@@ -1,9 +1,11 @@
 """The box to write in: it grows with the text, Enter sends, Ctrl+J or Shift+Enter breaks the line.
 
-It never empties itself: whoever takes the text clears it, so that nothing is lost when sending is refused.
+A long text that is pasted becomes a note in it, and is whole again in `full_text`. Up on the first line brings earlier
+questions back. It never empties itself: whoever takes the text clears it, so that nothing is lost when sending is refused.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from textual import events
@@ -11,13 +13,18 @@ from textual.binding import Binding
 from textual.message import Message
 from textual.widgets import TextArea
 
+from bq.runtime.language import say
 from bq.tui.harmless import clean
+from bq.tui.widgets.suggestions import Suggestions
+
+_LONG_PASTE_CHARACTERS, _LONG_PASTE_LINES = 2000, 20
 
 
 class Prompt(TextArea):
     # Enter has priority, or TextArea would take it for a line break before bindings are asked.
     BINDINGS = [
         Binding("enter", "send", "Send", id="prompt.send", priority=True, show=False),
+        Binding("tab", "complete", "Complete", id="prompt.complete", priority=True, show=False),
         Binding("ctrl+j,shift+enter,alt+enter", "newline", "New line", id="prompt.newline", priority=True, show=False),
         Binding("pageup", "app.scroll(-1)", "Scroll up", id="prompt.page_up", show=False),
         Binding("pagedown", "app.scroll(1)", "Scroll down", id="prompt.page_down", show=False),
@@ -27,9 +34,14 @@ class Prompt(TextArea):
     class Submitted(Message):
         prompt: "Prompt"
 
-    def __init__(self, hint: Callable[[], str], *, id: str) -> None:
+    def __init__(self, hint: Callable[[], str], *, id: str, suggestions: Suggestions | None = None) -> None:
         super().__init__(id=id, soft_wrap=True, show_line_numbers=False, highlight_cursor_line=False)
         self._hint = hint
+        self._suggestions = suggestions
+        self._pasted: dict[str, str] = {}  # what stands for a long text, and the text
+        self._earlier: Sequence[str] = ()
+        self._at = -1  # in `_earlier`; -1 is what is being written
+        self._unsent = ""
 
     def on_mount(self) -> None:
         self.show_hint()
@@ -37,12 +49,91 @@ class Prompt(TextArea):
     def show_hint(self) -> None:
         self.placeholder = self._hint()
 
+    @property
+    def full_text(self) -> str:
+        """What is written, with what was pasted in the place of its notes."""
+        if not self._pasted:
+            return self.text
+        notes = re.compile("|".join(map(re.escape, self._pasted)))
+        return notes.sub(lambda found: self._pasted[found[0]], self.text)
+
+    def remember(self, questions: Sequence[str]) -> None:
+        """Earlier questions, the newest first."""
+        self._earlier, self._at = questions, -1
+
+    def remember_one(self, question: str) -> None:
+        """A question was asked just now."""
+        self.remember([question, *(one for one in self._earlier if one != question)])
+
+    def write(self, text: str) -> None:
+        """Put a text in the place of what is written, and the cursor at its end."""
+        self.load_text(text)
+        self.move_cursor(self.document.end)
+
+    def on_text_area_changed(self) -> None:
+        if self._suggestions:
+            self._suggestions.look(self.text)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Tab goes to the next box where there is nothing to complete."""
+        return action != "complete" or bool(self._marked)
+
+    @property
+    def _marked(self) -> str | None:
+        return self._suggestions.marked if self._suggestions else None
+
+    def action_complete(self) -> None:
+        if line := self._marked:
+            self.write(line + " ")
+
     def action_send(self) -> None:
-        self.post_message(self.Submitted(self))
+        line = self._marked
+        if line and " " not in self.text.strip() and line.split()[0] != self.text.strip():
+            self.write(line + " ")  # half a command: it is completed first, and sent by the next Enter
+        else:
+            self.post_message(self.Submitted(self))
 
     def action_newline(self) -> None:
         self.insert("\n")
 
+    def action_cursor_up(self, select: bool = False) -> None:
+        if self._suggestions and self._marked:
+            self._suggestions.move(-1)
+        elif select or self._row() > 0 or not self._recall(1):
+            super().action_cursor_up(select)
+
+    def action_cursor_down(self, select: bool = False) -> None:
+        if self._suggestions and self._marked:
+            self._suggestions.move(1)
+        elif select or self._row() < self.wrapped_document.height - 1 or not self._recall(-1):
+            super().action_cursor_down(select)
+
     def on_paste(self, event: events.Paste) -> None:
         """What is pasted may come from anywhere: its control characters stay out. TextArea inserts it after this."""
         event.text = clean(event.text)
+        lines = event.text.count("\n") + 1
+        if len(event.text) > _LONG_PASTE_CHARACTERS or lines > _LONG_PASTE_LINES:
+            event.text = self._note(event.text, lines)
+
+    def _note(self, text: str, lines: int) -> str:
+        number = len(self._pasted) + 1
+        note = say(
+            f"[pasted {number}: {len(text)} characters, {lines} lines]",
+            f"[粘贴 {number}：{len(text)} 字符，{lines} 行]",
+        )
+        self._pasted[note] = text
+        return note
+
+    def _row(self) -> int:
+        return self.wrapped_document.location_to_offset(self.cursor_location).y
+
+    def _recall(self, step: int) -> bool:
+        """Show an earlier question, or a later one; False if there is none that way."""
+        at = self._at + step
+        if not -1 <= at < len(self._earlier):
+            return False
+        if self._at == -1:
+            self._unsent = self.text
+        self._at = at
+        self.write(self._unsent if at == -1 else clean(self._earlier[at]))
+        return True

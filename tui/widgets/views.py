@@ -1,22 +1,32 @@
-"""The two ways to talk to a model, side by side in the app: a conversation, and one instruction at a time.
+"""The ways to talk to a model, one at a time on the screen: a conversation, and one instruction at a time.
 
-Both take a question's place on the screen by `begin`, which gives the `Answer` to write into. They know nothing of the
-model; what was asked and answered is kept in `bq.tui.conversation`.
+A view is told what stands in the conversation by `sync`, which mounts what is new and takes away what is gone, and gives
+the widget of the open answer to write into. It knows nothing of the model, the engine or the store.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.message import Message
 from textual.widget import Widget
-from textual.widgets import Button, Static
+from textual.widgets import Button
 
 from bq.runtime.language import say
-from bq.tui.conversation import instruction_text
-from bq.tui.widgets.answer import Answer
+from bq.tui.answer_form import AnswerForm
+from bq.tui.conversation import Conversation, Node, instruction_text
+from bq.tui.notes import end_of
+from bq.tui.shown import Shown
+from bq.tui.widgets.complete import CompleteView
 from bq.tui.widgets.line import Line, Notice
+from bq.tui.widgets.message import Answer, Question, Said
 from bq.tui.widgets.prompt import Prompt
+from bq.tui.widgets.suggestions import Suggestions
+
+SHOWN_MESSAGES = 24  # of a conversation that is opened; the earlier ones come when asked for
+_MOST_MESSAGES = 120  # on the screen; above that the earliest go, so that a long talk stays quick
 
 
 class Log(VerticalScroll, can_focus=False):
@@ -29,83 +39,220 @@ class Log(VerticalScroll, can_focus=False):
         self.content = Vertical(classes="content")
         super().__init__(self.content)
 
-    async def add(self, widget: Widget) -> None:
-        await self.content.mount(widget)
-
     async def drop(self, selector: str) -> None:
         await self.content.remove_children(selector)
 
 
-class Question(Vertical):
-    """What the user asked, told apart from the answers by its name and its edge."""
+class Earlier(Line):
+    """Stands above the messages that are shown when there are more: a click shows them."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(Line(lambda: say("You", "你"), classes="role"), Static(text, markup=False))
+    @dataclass
+    class Wanted(Message):
+        pass
+
+    def on_click(self) -> None:
+        self.post_message(self.Wanted())
 
 
-class View(Vertical):
-    """What the app does with either of them. `prompt` is where writing starts."""
+class Page(Vertical):
+    """What the app does with any way of working. `focus_target` is where writing starts."""
+
+    @property
+    @abstractmethod
+    def focus_target(self) -> Widget: ...
+
+    @property
+    @abstractmethod
+    def notices(self) -> Widget:
+        """Where notices stand."""
+
+    @abstractmethod
+    async def clear(self) -> None:
+        """An empty page again, but for what is known of the model."""
+
+    @abstractmethod
+    def draft(self) -> str:
+        """What is written and not sent."""
+
+    @abstractmethod
+    def insert_text(self, text: str) -> None:
+        """Write a text at the cursor."""
+
+    def retell(self) -> None:
+        """The language has changed: what is not asked for at every drawing is told anew."""
+
+    async def notice(self, notice: Notice) -> None:
+        """Say something about the model or an answer."""
+        await self.notices.mount(notice)
+
+    async def forget_model(self) -> None:
+        """Take away what was said of the model before."""
+        await self.notices.remove_children("Notice")
+
+    @abstractmethod
+    def scroll_pages(self, pages: int) -> None: ...
+
+
+class View(Page):
+    """The two that are made of questions and answers. `prompt` is where writing starts."""
 
     def __init__(self, *, id: str, prompt: Prompt) -> None:
         super().__init__(id=id)
         self.prompt = prompt
         self.log_area = Log()
-        self.answer: Answer | None = None  # the last one on the screen
+        self._first = 0  # message of the path that is shown
+        self._path: Sequence[Shown] = ()
+
+    @property
+    def focus_target(self) -> Widget:
+        return self.prompt
+
+    @property
+    def answer(self) -> Answer | None:
+        """The last one on the screen."""
+        answers = list(self.log_area.content.query_children(Answer))
+        return answers[-1] if answers else None
 
     @abstractmethod
     def question(self) -> str:
         """What is written, for one question; empty if there is nothing to ask."""
 
     @abstractmethod
-    async def begin(self, question: str, name: Callable[[], str]) -> Answer:
-        """Makes room for the answer to a new question."""
+    def show_draft(self, text: str) -> None:
+        """Put a text back into the box, unless something else is being written already."""
 
-    async def begin_again(self, name: Callable[[], str]) -> Answer:
-        """Puts an empty answer in the place of the last one."""
-        await self.log_area.drop("Notice.error")
-        if self.answer:
-            await self.answer.remove()
-        return await self._new_answer(name)
+    @property
+    def form(self) -> AnswerForm | None:
+        """What an answer has to look like."""
+        return None
 
-    def give_back(self, question: str) -> None:
-        """A question got no answer: its text must not be lost."""
+    async def sync(self, path: Sequence[Shown], is_new: bool = False) -> Answer | None:
+        """Show this path, of a conversation not shown before if `is_new`; gives the open answer's widget, if there is one."""
+        self._path = path
+        if is_new or len(path) < self._first:
+            self._first = max(0, len(path) - SHOWN_MESSAGES)
+        if len(path) - self._first > _MOST_MESSAGES:
+            self._first = len(path) - _MOST_MESSAGES // 2
+        await self._mount_missing()
+        return self._opened()
 
-    async def notice(self, notice: Notice) -> None:
-        await self.log_area.add(notice)
+    async def show_earlier(self) -> bool:
+        """Show more messages above; False if there are none."""
+        if not self._first:
+            return False
+        self.log_area.release_anchor()
+        height = self.log_area.content.size.height
+        self._first = max(0, self._first - SHOWN_MESSAGES)
+        await self._mount_missing()
+        self.call_after_refresh(self._keep_place, height)
+        return True
+
+    def restand(self, path: Sequence[Shown]) -> None:
+        """Show how the messages stand now."""
+        self._path = path
+        standings = {shown.node.id: shown.standing for shown in path}
+        for said in self.log_area.content.query_children(Said):
+            if said.node.id in standings:
+                said.stand(standings[said.node.id])
+
+    def scroll_pages(self, pages: int) -> None:
+        (self.log_area.scroll_page_up if pages < 0 else self.log_area.scroll_page_down)(animate=False)
+        if pages < 0 and self.log_area.scroll_y <= 0:
+            self.run_worker(self.show_earlier(), exclusive=True, group="earlier")
+
+    def insert_text(self, text: str) -> None:
+        self.prompt.insert(text)
+
+    def follow(self) -> None:
+        """Go to the end and stay there while it grows."""
+        self.log_area.anchor()
+
+    @property
+    def notices(self) -> Widget:
+        return self.log_area.content
+
+    def show_conversation(self, conversation: Conversation) -> None:
+        """Put what is written in this conversation into the boxes."""
 
     async def clear(self) -> None:
-        """An empty screen again, but for what is known of the model."""
-        self.answer = None
-        await self.log_area.drop("Question, Answer, Notice.error")
+        await self.sync((), is_new=True)
 
-    async def _new_answer(self, name: Callable[[], str]) -> Answer:
-        self.answer = Answer(name)
-        await self.log_area.add(self.answer)
-        self.log_area.anchor()
-        return self.answer
+    def _keep_place(self, height_before: int) -> None:
+        grown = self.log_area.content.size.height - height_before
+        self.log_area.scroll_to(y=self.log_area.scroll_y + grown, animate=False)
+
+    async def _mount_missing(self) -> None:
+        """Have exactly the messages from the first shown one on, in order; those that are there already stay."""
+        wanted = self._path[self._first :]
+        names = {shown.node.id for shown in wanted}
+        content = self.log_area.content
+        gone: list[Widget] = [one for one in content.query_children(Said) if one.node.id not in names]
+        gone += content.query_children("Notice.error, Earlier")
+        with self.app.batch_update():
+            await content.remove_children(gone)
+            there = {said.node.id: said for said in content.query_children(Said)}
+            last: Widget | None = None
+            for shown in wanted:
+                said = there.get(shown.node.id) or await self._mount(shown, last)
+                said.stand(shown.standing)
+                last = said
+            if self._first:
+                await content.mount(Earlier(self._describe_earlier), before=0)
+
+    async def _mount(self, shown: Shown, last: Widget | None) -> Said:
+        said = self._widget(shown.node)
+        content = self.log_area.content
+        first = next(iter(content.query_children(Said)), None)
+        if last is not None:
+            await content.mount(said, after=last)
+        elif first is not None:
+            await content.mount(said, before=first)
+        else:
+            await content.mount(said)
+        if isinstance(said, Answer) and said.node.content and said.node.stop:
+            await said.replace(said.node.content)
+            said.mark(end_of(said.node))
+        return said
+
+    def _widget(self, node: Node) -> Said:
+        return Question(node) if node.role == "user" else Answer(node)
+
+    def _opened(self) -> Answer | None:
+        return next((one for one in self.log_area.content.query_children(Answer) if not one.node.stop), None)
+
+    def _describe_earlier(self) -> str:
+        return say(
+            f"▲ {self._first} earlier messages: click, or Page Up at the top",
+            f"▲ 更早的 {self._first} 条消息：点击，或在顶部按 Page Up",
+        )
+
+
+def _chat_hint() -> str:
+    return say("Message, or / for commands", "消息，输入 / 查看命令")
 
 
 class ChatView(View):
     def __init__(self) -> None:
-        super().__init__(id="chat", prompt=Prompt(lambda: say("Message", "消息"), id="message"))
+        self.suggestions = Suggestions()
+        super().__init__(id="chat", prompt=Prompt(_chat_hint, id="message", suggestions=self.suggestions))
 
     def compose(self) -> ComposeResult:
         yield self.log_area
+        yield self.suggestions
         yield self.prompt
 
     def question(self) -> str:
-        return self.prompt.text.strip()
+        return self.prompt.full_text.strip()
 
-    async def begin(self, question: str, name: Callable[[], str]) -> Answer:
-        await self.log_area.add(Question(question))
-        self.prompt.clear()
-        return await self._new_answer(name)
+    def draft(self) -> str:
+        return self.prompt.full_text
 
-    def give_back(self, question: str) -> None:
-        """Puts the question back, unless something else is being written already."""
+    def show_draft(self, text: str) -> None:
         if not self.prompt.text.strip():
-            self.prompt.load_text(question)
-            self.prompt.move_cursor(self.prompt.document.end)
+            self.prompt.write(text)
+
+    def show_conversation(self, conversation: Conversation) -> None:
+        self.prompt.write(conversation.draft)
 
 
 class InstructView(View):
@@ -114,30 +261,137 @@ class InstructView(View):
     def __init__(self) -> None:
         super().__init__(id="instruct", prompt=Prompt(lambda: say("What to do", "要做什么"), id="instruction"))
         self.material = Prompt(
-            lambda: say("The text it is about: paste it here", "要处理的文本，粘贴到这里"), id="material"
+            lambda: say(
+                "The text it is about: paste it here, or F6 for a file",
+                "要处理的文本：粘贴到这里，或按 F6 选文件",
+            ),
+            id="material",
         )
+        self._form: AnswerForm | None = None
+        self._form_line = Line(self._describe_form, classes="form")
 
     def compose(self) -> ComposeResult:
         with Vertical(id="task"):
-            yield Line(lambda: say("Instruction", "指令"), classes="role")
+            with Horizontal(classes="bar"):
+                yield Line(lambda: say("Instruction", "指令"), classes="role")
+                yield self._button("templates")
+                yield self._button("form")
             yield self.prompt
-            yield Line(lambda: say("Input (optional)", "输入（可选）"), classes="role")
+            with Horizontal(classes="bar"):
+                yield Line(lambda: say("Input (optional)", "输入（可选）"), classes="role")
+                yield self._button("input_file")
             yield self.material
+            yield self._form_line
         with Vertical(id="outcome"):
-            with Horizontal(id="outcome-title"):
+            with Horizontal(classes="bar"):
                 yield Line(lambda: say("Result", "结果"), classes="role")
-                yield Button(say("Copy", "复制"), id="copy", compact=True, action="app.copy_answer")
+                yield self._button("copy_answer")
+                yield self._button("save_result")
             yield self.log_area
 
-    def question(self) -> str:
-        instruction = self.prompt.text.strip()
-        return instruction_text(instruction, self.material.text) if instruction else ""
+    @staticmethod
+    def _button(action: str) -> Button:
+        button = Button(_labels()[action], id=action.replace("_", "-"), compact=True, action=f"app.{action}")
+        button.can_focus = False
+        return button
 
-    async def begin(self, question: str, name: Callable[[], str]) -> Answer:
-        await self.log_area.drop("Answer, Notice.error")
-        return await self._new_answer(name)
+    def retell(self) -> None:
+        for action, label in _labels().items():
+            self.query_one(f"#{action.replace('_', '-')}", Button).label = label
+
+    def on_mount(self) -> None:
+        self._form_line.display = False
+
+    @property
+    def form(self) -> AnswerForm | None:
+        return self._form
+
+    @form.setter
+    def form(self, form: AnswerForm | None) -> None:
+        self._form = form
+        self._form_line.display = form is not None
+        self._form_line.refresh()
+
+    def question(self) -> str:
+        instruction = self.prompt.full_text.strip()
+        return instruction_text(instruction, self.material.full_text) if instruction else ""
+
+    def draft(self) -> str:
+        return self.question()
+
+    def show_draft(self, text: str) -> None:
+        """It was never taken away."""
+
+    def show_conversation(self, conversation: Conversation) -> None:
+        """The instruction is what stands before the first empty line."""
+        last = conversation.current
+        instruction, _, material = (last.question.content if last else conversation.draft).partition("\n\n")
+        self.prompt.write(instruction)
+        self.material.write(material)
 
     async def clear(self) -> None:
         await super().clear()
         self.prompt.clear()
         self.material.clear()
+
+    async def sync(self, path: Sequence[Shown], is_new: bool = False) -> Answer | None:
+        """The question stands in its boxes: only the answer is shown."""
+        return await super().sync([shown for shown in path if shown.node.role == "assistant"], is_new)
+
+    def _describe_form(self) -> str:
+        form = self._form
+        if form is None:
+            return ""
+        kind = {
+            "choices": say("one of", "选项之一"),
+            "json_schema": say("JSON by the schema", "符合模式的 JSON"),
+            "grammar": say("by the grammar", "符合语法"),
+        }[form.kind]
+        brief = " ".join(form.text.split())
+        return say("Output: ", "输出：") + f"{kind} {brief[:80]}{'…' if len(brief) > 80 else ''}"
+
+
+def _labels() -> dict[str, str]:
+    """The buttons' texts, by the app's action."""
+    return {
+        "templates": say("Templates", "模板"),
+        "form": say("Output", "输出格式"),
+        "input_file": say("File", "文件"),
+        "copy_answer": say("Copy", "复制"),
+        "save_result": say("Save", "保存"),
+    }
+
+
+class CompletePage(Page):
+    """A text that goes on from the cursor, with what else might have come."""
+
+    GoOn = CompleteView.GoOn
+
+    def __init__(self) -> None:
+        super().__init__(id="complete")
+        self.view = CompleteView(id="text")
+        self._notices = Vertical(classes="notices")
+
+    def compose(self) -> ComposeResult:
+        yield self._notices
+        yield self.view
+
+    @property
+    def focus_target(self) -> Widget:
+        return self.view.editor
+
+    @property
+    def notices(self) -> Widget:
+        return self._notices
+
+    def draft(self) -> str:
+        return self.view.text
+
+    def insert_text(self, text: str) -> None:
+        self.view.editor.insert(text)
+
+    async def clear(self) -> None:
+        self.view.clear()
+
+    def scroll_pages(self, pages: int) -> None:
+        (self.view.editor.action_cursor_page_up if pages < 0 else self.view.editor.action_cursor_page_down)()

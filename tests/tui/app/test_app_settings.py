@@ -1,0 +1,118 @@
+"""Settings and models: what is chosen holds at once, is kept, and never costs the conversation."""
+
+import json
+
+from textual.widgets import Input, OptionList, Select, TextArea
+
+from bq.runtime.language import get_language
+from bq.tui.dialogs.models import ModelsScreen
+from bq.tui.dialogs.settings import SettingsScreen
+from bq.tui.dialogs.small import Choice, Entry
+from bq.tui.settings import Settings, load
+
+
+async def opened(s):
+    await s.press("f5")
+    await s.until(lambda: isinstance(s.app.screen, SettingsScreen))
+    return s.app.screen
+
+
+async def test_sampling_is_shown_with_the_releases_values_and_changed(start, fake):
+    async with start(size=(110, 45)) as s:
+        screen = await opened(s)
+        assert screen.query_one("#set-temperature", Input).placeholder == "0.3"
+        assert s.shows("How freely words are chosen", "Longest answer in tokens")
+        screen.query_one("#set-temperature", Input).value = "0.9"
+        await s.press("ctrl+s")
+        await s.ask("x")
+        assert fake.keywords["sampling"].temperature == 0.9
+        assert fake.keywords["sampling"].top_k == 5, "the rest is the release's"
+    assert load().parameters == {"temperature": 0.9}
+
+
+async def test_a_wrong_value_is_told_and_nothing_changes(start):
+    async with start(size=(110, 45)) as s:
+        screen = await opened(s)
+        screen.query_one("#set-top_p", Input).value = "7"
+        await s.press("ctrl+s")
+        assert isinstance(s.app.screen, SettingsScreen)
+        assert s.shows("0 to 1")
+    assert load() == Settings()
+
+
+async def test_leaving_gives_the_theme_back(start):
+    async with start(size=(110, 45)) as s:
+        screen, before = await opened(s), s.app.theme
+        screen.query_one("#theme", Select).value = "dracula"
+        await s.until(lambda: s.app.theme == "dracula")
+        await s.press("escape")
+        await s.until(lambda: s.app.theme == before)
+
+
+async def test_language_and_system_prompt_hold_at_once(start, fake, own_home):
+    async with start(size=(110, 45)) as s:
+        screen = await opened(s)
+        screen.query_one("#language", Select).value = "zh"
+        screen.query_one("#system", TextArea).load_text("Be brief.")
+        await s.press("ctrl+s")
+        await s.until(lambda: s.shows("就绪", "消息"))
+        assert get_language() == "zh"
+        await s.ask("x")
+        assert fake.asked[-1][0].content == "Be brief."
+    assert json.loads((own_home / "settings.json").read_text(encoding="utf-8"))["language"] == "zh"
+
+
+async def test_system_prompts_are_kept_in_a_library(start):
+    async with start(size=(110, 50)) as s:
+        screen = await opened(s)
+        screen.query_one("#system", TextArea).load_text("You are a poet.")
+        screen.query_one("#keep").press()
+        await s.until(lambda: isinstance(s.app.screen, Entry))
+        await s.press(*"poet", "enter")
+        await s.until(lambda: s.app.screen is screen)
+        screen.query_one("#system", TextArea).load_text("")
+        screen.query_one("#library").press()
+        await s.until(lambda: isinstance(s.app.screen, Choice))
+        await s.press("enter")
+        await s.until(lambda: screen.query_one("#system", TextArea).text == "You are a poet.")
+
+
+async def test_the_command_line_goes_before_what_was_set_earlier(start, fake):
+    from bq.runtime.values import Sampling
+
+    async with start(settings=Settings(parameters={"temperature": 0.9}), sampling=Sampling(temperature=0)) as s:
+        await s.ask("x")
+        assert fake.keywords["sampling"].temperature == 0
+
+
+async def test_another_model_is_loaded_and_the_conversation_stays(start, fake, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    async with start(size=(100, 40)) as s:
+        await s.ask("one")
+        await s.press("f4")
+        await s.until(lambda: isinstance(s.app.screen, ModelsScreen))
+        await s.until(lambda: s.shows("a.gguf") or s.shows("needs"))
+        options = s.app.screen.query_one(OptionList)
+        assert options.option_count == 3, "two files, and any other"
+        options.focus()
+        await s.press("down", "enter")
+        await s.ready()
+        assert fake.loaded[-1].name == "b.gguf"
+        assert fake.open_models == 1
+        await s.ask("two")
+        assert [m.content for m in fake.asked[-1]][::2] == ["one", "two"]
+
+
+async def test_a_model_that_cannot_be_loaded_leaves_a_way_back(start, fake, tmp_path):
+    from bq.runtime.errors import BqError
+
+    async with start() as s:
+        fake.load_error = BqError("b.gguf is damaged.", "Convert it again.")
+        await s.send(f"/model {tmp_path / 'b.gguf'}")
+        await s.until(lambda: s.shows("b.gguf is damaged.", "not loaded"))
+        fake.load_error = None
+        await s.press("ctrl+r")
+        await s.ready()
+        assert s.shows("ready")

@@ -1,0 +1,151 @@
+"""From a question to its answer on the screen: asked, followed while it is written, ended, kept all the while."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING
+
+from bq.runtime.errors import Cancelled
+from bq.tui import notes
+from bq.tui.conversation import Conversation, Node
+from bq.tui.desk import Desk
+from bq.tui.engine import Answering, Question
+from bq.tui.shown import shown
+from bq.tui.widgets.line import Notice
+from bq.tui.widgets.message import Answer
+from bq.tui.widgets.views import CompletePage, View
+
+if TYPE_CHECKING:
+    from bq.tui.app import ChatApp
+
+LOOK_EVERY_SECONDS = 1 / 12
+KEEP_EVERY_SECONDS = 0.6  # of an answer that is being written
+ALTERNATIVES = 8  # per token, in the text mode
+
+
+def ask(app: "ChatApp", desk: Desk, text: str) -> None:
+    """Put a question at the end of the conversation, and have it answered; a single instruction has one of its own."""
+    if desk.conversation.mode == "instruct":
+        desk.take(Conversation(mode="instruct", system=desk.conversation.system))
+    answer(app, desk, [desk.conversation.ask(text)])
+
+
+def answer(app: "ChatApp", desk: Desk, asked: Sequence[Node] = (), is_continued: bool = False) -> None:
+    """Have the path's last question answered, or its answer continued. `asked` are the messages that are new."""
+    talk = desk.conversation
+    if is_continued:
+        talk.go_on()
+    else:
+        talk.begin(app.model_name())
+    desk.unsent = None
+    desk.job = job = Answering(_question(app, desk))
+    app.start(job)
+    app.keep(desk, asked)
+    app.run_worker(follow(app, desk, job, is_continued), group="follow")
+
+
+def _question(app: "ChatApp", desk: Desk) -> Question:
+    talk = desk.conversation
+    is_text = talk.mode == "complete"
+    return Question(
+        messages=talk.messages(),
+        pinned=talk.pinned(),
+        sampling=app.sampling(),
+        max_tokens=app.max_tokens(),
+        raw=is_text or (talk.mode == "instruct" and app.is_base),
+        force=True,  # a Base file was warned of
+        form=desk.view.form if isinstance(desk.page, View) else None,
+        top_tokens=ALTERNATIVES if is_text else 0,
+    )
+
+
+async def follow(app: "ChatApp", desk: Desk, job: Answering, is_continued: bool) -> None:
+    if isinstance(desk.page, CompletePage):
+        await _follow_text(app, desk, desk.page, job)
+        return
+    widget = await app.show_path(desk)
+    if widget is None:
+        return
+    if is_continued:
+        await widget.reopen()
+    desk.view.follow()
+    async for text in _pieces(app, desk, job):
+        await widget.feed(text)
+    ended = await _finish(app, desk, job, widget)
+    _after(app, desk, job)
+    if ended:
+        await app.keep_in_session(desk)
+
+
+async def _pieces(app: "ChatApp", desk: Desk, job: Answering) -> AsyncIterator[str]:
+    """The text of an answer as it comes, written into the conversation and kept from time to time."""
+    talk, kept, done = desk.conversation, time.monotonic(), False
+    while not done:
+        await asyncio.sleep(LOOK_EVERY_SECONDS)
+        done = job.done  # looked at before the text is taken: then no text can come after it
+        text = job.take()
+        if text:
+            talk.write(text)
+            yield text
+        if text and time.monotonic() - kept > KEEP_EVERY_SECONDS:
+            kept = time.monotonic()
+            app.keep(desk, [talk.nodes[talk.head or ""]])
+        app.show_status()
+
+
+async def _follow_text(app: "ChatApp", desk: Desk, page: CompletePage, job: Answering) -> None:
+    """The same in the text mode, where each token comes with its alternatives."""
+    page.view.begin()
+    async for _ in _pieces(app, desk, job):
+        await page.view.feed(job.take_steps())
+    await page.view.feed(job.take_steps())
+    ended = end(app, desk, job)
+    page.view.finish(notes.end_of(ended) if ended else None)
+    if job.error and not isinstance(job.error, Cancelled):
+        await page.notice(Notice.of(job.error))
+    _after(app, desk, job)
+
+
+async def _finish(app: "ChatApp", desk: Desk, job: Answering, widget: Answer) -> Node | None:
+    """Ends the answer: all text is shown, and how it ended."""
+    ended = end(app, desk, job)
+    if ended:
+        await widget.finish(notes.end_of(ended))
+    await app.show_path(desk)
+    if job.error and not isinstance(job.error, Cancelled):
+        await desk.page.notice(Notice.of(job.error))
+    if ended is None:
+        await _explain_nothing(app, desk, job)
+    return ended
+
+
+def end(app: "ChatApp", desk: Desk, job: Answering) -> Node | None:
+    """Close the open answer and keep it; None for one that brought nothing, which is forgotten."""
+    stats, talk, opened = job.stats, desk.conversation, desk.conversation.head
+    ended = talk.finish(job.stop, stats.tokens if stats else 0, stats.decode_seconds if stats else 0.0)
+    if ended is not None:
+        app.keep(desk, [ended])
+    elif opened is not None:
+        app.keeper.do(lambda store: store.forget(talk.id, opened))
+        app.keep(desk)
+    return ended
+
+
+async def _explain_nothing(app: "ChatApp", desk: Desk, job: Answering) -> None:
+    """An answer brought no text: why, and what stands there now."""
+    last = desk.conversation.current
+    if last and last.answer:
+        app.hint(notes.older_answer)
+    elif job.stop == "cancel":
+        await desk.page.notice(Notice("hint", notes.stopped_before))
+    elif job.stop == "end":
+        await desk.page.notice(Notice("hint", notes.empty_answer))
+    elif last:
+        desk.view.show_draft(last.question.content)
+
+
+def _after(app: "ChatApp", desk: Desk, job: Answering) -> None:
+    app.settle(job)
+    app.count_unsent()
+    if job.stats and job.stats.dropped_rounds and isinstance(desk.page, View):
+        desk.view.restand(shown(desk.conversation, range(job.stats.dropped_rounds)))

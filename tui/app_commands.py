@@ -1,0 +1,317 @@
+"""The slash commands in the app: each does what its key or dialog does. Imported with the first one."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bq.runtime.errors import BqError
+from bq.runtime.language import get_language, say, set_language
+from bq.tui import app_dialogs, app_messages, notes, slash
+from bq.tui.conversation import Conversation
+from bq.tui.desk import Desk
+from bq.tui.widgets.line import Notice
+from bq.tui.widgets.views import ChatView
+
+if TYPE_CHECKING:
+    from bq.tui.app import ChatApp
+
+Do = Callable[["ChatApp", Desk, slash.Command], Awaitable[None]]
+
+
+async def run_command(app: "ChatApp", desk: Desk, line: str) -> bool:
+    """Do what a line says; False if it is no command but text. The line is taken away unless it was wrong."""
+    try:
+        command = slash.parse(line, "app")
+        if command is None:
+            return False
+        if isinstance(desk.page, ChatView):
+            desk.page.prompt.clear()
+        if not (command.name in _NEEDS_REST and app.engine.busy and app.refuse()):
+            await _DOES[command.name](app, desk, command)
+    except BqError as error:
+        desk.view.show_draft(line)
+        await app.tell(error)
+    return True
+
+
+def candidates(app: "ChatApp", name: str) -> list[str]:
+    """The arguments of a command that only the app knows, for completing it."""
+    if name in ("model", "compare"):
+        return [str(path) for path in app_dialogs.model_paths(app)]
+    if name == "theme":
+        return sorted(app.available_themes)
+    if name == "template":
+        from bq.tui.templates import templates
+
+        return [one.name for one in templates()]
+    return []
+
+
+async def _help(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
+    if command.argument:
+        one = slash.command_named(command.argument, "app")
+        await _tell(desk, f"{one.usage}{say(': ', '：')}{one.does}")
+    else:
+        app.action_help()
+
+
+async def _new(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
+    await app.action_new()
+
+
+async def _list(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
+    app.open_dialog(lambda dialogs: dialogs.conversations(app, command.argument))
+
+
+async def _rename(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
+    desk.conversation.title = command.argument
+    app.keep(desk)
+    app.hint(lambda: say(f"Its title is {command.argument} now.", f"标题已改为 {command.argument}。"))
+
+
+async def _delete(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
+    """The one on the screen: a new one takes its place, and the list brings it back."""
+    gone = desk.conversation
+    await app.action_new()
+    if gone.nodes:
+        await app.keeper.ask(lambda store: store.delete(gone.id))
+        app.last_deleted = gone.id
+        app.hint(lambda: say("Deleted; /undo brings it back.", "已删除；/undo 可恢复。"))
+
+
+async def _retry(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
+    await app.action_again()
+
+
+async def _continue(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
+    app.action_go_on()
+
+
+async def _edit(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
+    last = desk.conversation.current
+    if last is None:
+        app.hint(notes.nothing_to_undo)
+    elif command.argument:
+        await app_messages.edit(app, desk, last.question, command.argument)
+    else:
+        desk.conversation.undo()
+        await app.show_path(desk)
+        desk.view.show_draft(last.question.content)
+
+
+async def _undo(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
+    if app.last_deleted and not desk.conversation.nodes:
+        id, app.last_deleted = app.last_deleted, ""
+        await app.keeper.ask(lambda store: store.restore(id))
+        await app.open_conversation(id)
+        return
+    question = desk.conversation.undo()
+    if question is None:
+        app.hint(notes.nothing_to_undo)
+        return
+    app.keep(desk)
+    await app.show_path(desk)
+    desk.view.show_draft(question.content)
+    app.count_unsent()
+
+
+async def _clear(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
+    desk.conversation.head = None
+    app.keep(desk)
+    await app.show_path(desk, is_new=True)
+    app.count_unsent()
+
+
+async def _fork(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
+    head = desk.conversation.head
+    if head is None:
+        app.hint(notes.nothing_to_undo)
+    else:
+        await app_messages.fork(app, desk, desk.conversation.nodes[head])
+
+
+async def _pin(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
+    last = desk.conversation.current
+    if last is None:
+        app.hint(notes.no_answer_yet)
+    else:
+        await app_messages.pin(app, desk, last.question)
+
+
+async def _copy(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
+    app.action_copy_answer()
+
+
+async def _system(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
+    if not command.argument:
+        system = desk.conversation.system
+        await _tell(desk, say("System prompt: ", "系统提示：") + (system or say("none", "无")))
+        return
+    desk.conversation.system = "" if command.argument == "-" else command.argument
+    app.keep(desk)
+    app.count_unsent()
+    app.hint(lambda: say("The next question has this system prompt.", "下一个问题将使用此系统提示。"))
+
+
+async def _params(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
+    if command.argument:
+        app.parameters = app.parameters.with_parameters(slash.params_from(command.argument))
+    await _tell(desk, describe_sampling(app))
+
+
+def describe_sampling(app: "ChatApp") -> str:
+    """One line: how the next answer is drawn."""
+    sampling = app.sampling() or app.default_sampling()
+    if sampling is None:
+        return say("No model is loaded.", "尚未加载模型。")
+    seed = say("random", "随机") if sampling.seed is None else sampling.seed
+    limit = app.max_tokens() or (app.engine.model.info.max_new_tokens if app.engine.model else "")
+    return (
+        f"temp {sampling.temperature:g}  top-k {sampling.top_k}  top-p {sampling.top_p:g}  "
+        f"repeat-penalty {sampling.repeat_penalty:g}  seed {seed}  max-tokens {limit}"
+    )
+
+
+async def _template(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
+    from bq.tui.templates import templates
+
+    name, _, material = command.argument.partition(" ")
+    found = next((one for one in templates() if one.name == name), None)
+    if found is None:
+        app.open_dialog(lambda dialogs: dialogs.templates(app))
+    else:
+        app_dialogs.use_template(app, found, material.strip())
+
+
+async def _context(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
+    messages = desk.conversation.transcript()
+    unsent = app.engine.measure(messages, app.max_tokens(), desk.conversation.pinned()) if messages else None
+    if unsent is None:
+        await _tell(desk, say("The context is empty, or the model is busy.", "上下文为空，或模型正忙。"))
+        return
+    left = say(f"{unsent.dropped_rounds} rounds have no room", f"{unsent.dropped_rounds} 轮放不下")
+    pinned = say(f"{len(desk.conversation.pinned())} pinned", f"固定 {len(desk.conversation.pinned())} 轮")
+    await _tell(
+        desk,
+        say(
+            f"Context: {unsent.prompt_tokens} of {unsent.budget} tokens before the answer; {left}; {pinned}.",
+            f"上下文：回答前 {unsent.prompt_tokens} / {unsent.budget} 词元；{left}；{pinned}。",
+        ),
+    )
+
+
+async def _model(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
+    if not command.argument:
+        app.open_dialog(lambda dialogs: dialogs.models(app))
+        return
+    app.load(_model_path(app, command.argument))
+
+
+def _model_path(app: "ChatApp", argument: str) -> Path:
+    """By its number in the picker, or its path. Raises UsageError for a folder."""
+    from bq.tui.chosen_model import refuse_folder
+
+    paths = app_dialogs.model_paths(app)
+    if argument.isdecimal() and 1 <= int(argument) <= len(paths):
+        return paths[int(argument) - 1]
+    path = Path(argument).expanduser()
+    refuse_folder(path)
+    return path
+
+
+async def _compare(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
+    path = _model_path(app, command.argument) if command.argument else None
+    app.open_dialog(lambda dialogs: dialogs.compare(app, path))
+
+
+async def _save(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
+    if command.argument:
+        desk.conversation.title = command.argument
+    app.keep(desk, desk.conversation.nodes.values())
+    app.hint(lambda: say("Saved, as after each message.", "已保存（每条消息之后也会自动保存）。"))
+
+
+async def _export(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
+    from bq.tui.transfer import suggested_name, to_json, to_markdown
+
+    name = command.argument or suggested_name(desk.conversation, ".md")
+    path = Path(name).expanduser()
+    text = to_json(desk.conversation) if path.suffix.lower() == ".json" else to_markdown(desk.conversation)
+    app_dialogs.write_text(path, text, command.force)
+    app.hint(lambda: say(f"Written: {path}", f"已写入：{path}"))
+
+
+async def _import(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
+    from bq.tui.transfer import read_conversation
+
+    made: Conversation = read_conversation(Path(command.argument).expanduser())
+    app.keeper.keep(made, made.nodes.values())
+    await app.show_conversation(made)
+
+
+async def _lang(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
+    from bq.runtime.language import LANGUAGES
+    from bq.tui.settings import save
+
+    if command.argument not in LANGUAGES:
+        await _tell(desk, say("/lang en or /lang zh", "/lang en 或 /lang zh"))
+        return
+    set_language(command.argument)
+    app.settings = replace(app.settings, language=get_language())
+    app.speak()
+    save(app.settings)
+
+
+async def _theme(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
+    from bq.tui.settings import save
+
+    if command.argument not in app.available_themes:
+        app.action_change_theme()
+        return
+    app.theme = command.argument
+    app.settings = replace(app.settings, theme=command.argument)
+    save(app.settings)
+
+
+async def _quit(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
+    await app.action_quit()
+
+
+async def _tell(desk: Desk, text: str) -> None:
+    """Something that was asked for, below the messages."""
+    await desk.page.notice(Notice("hint", text))
+    desk.view.follow()
+
+
+_DOES: dict[str, Do] = {
+    "help": _help,
+    "new": _new,
+    "list": _list,
+    "open": _list,
+    "find": _list,
+    "rename": _rename,
+    "delete": _delete,
+    "retry": _retry,
+    "continue": _continue,
+    "edit": _edit,
+    "undo": _undo,
+    "clear": _clear,
+    "fork": _fork,
+    "pin": _pin,
+    "copy": _copy,
+    "system": _system,
+    "params": _params,
+    "template": _template,
+    "context": _context,
+    "model": _model,
+    "compare": _compare,
+    "save": _save,
+    "export": _export,
+    "import": _import,
+    "lang": _lang,
+    "theme": _theme,
+    "quit": _quit,
+}
+# What changes the path or the model, and so waits until no answer is being written.
+_NEEDS_REST = {"new", "delete", "edit", "undo", "clear", "fork", "pin", "model", "import", "open"}

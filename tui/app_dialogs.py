@@ -1,0 +1,235 @@
+"""What each dialog of the app is opened with, and what follows from what was chosen in it. Imported with the first one."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bq.runtime.errors import BqError, UsageError
+from bq.runtime.language import say
+from bq.runtime.prompt import Message
+from bq.tui.answer_form import AnswerForm
+from bq.tui.conversation import Conversation
+from bq.tui.dialogs.conversations import ConversationsScreen
+from bq.tui.dialogs.models import ModelsScreen
+from bq.tui.dialogs.settings import Chosen, SettingsScreen, apply_language
+from bq.tui.dialogs.small import Choice, Editor, Entry
+from bq.tui.harmless import clean
+from bq.tui.templates import Template, check_form, save_template
+from bq.tui.templates import templates as all_templates
+from bq.tui.widgets.views import InstructView
+
+if TYPE_CHECKING:
+    from bq.tui.app import ChatApp
+
+_KEEP = "\0keep"
+
+
+async def conversations(app: "ChatApp", search: str = "") -> None:
+    """Find a conversation and open it."""
+    app.keep_drafts()
+    id = await app.push_screen_wait(ConversationsScreen(app.keeper, app.desk.conversation.id, search))
+    if id is not None and id != app.desk.conversation.id and not (app.engine.busy and app.refuse()):
+        await app.open_conversation(id)
+
+
+async def models(app: "ChatApp") -> None:
+    """Choose a model; the conversation stays."""
+    if app.engine.busy and app.refuse():
+        return
+    path = await app.push_screen_wait(
+        ModelsScreen(app.engine, model_paths(app), app.path, lambda: say("Models", "模型"))
+    )
+    if path is not None:
+        app.load(path)
+
+
+def model_paths(app: "ChatApp") -> list[Path]:
+    """The files that bq knows of: the one in use, those beside it, the last ones, and those in the folder where bq runs."""
+    from bq.tui.chosen_model import known_models
+
+    beside = [*app.path.absolute().parent.glob("*.gguf"), *Path.cwd().glob("*.gguf")]
+    found = [app.path.absolute(), *sorted(beside), *known_models()]
+    return list(dict.fromkeys(path for path in found if path.is_file()))
+
+
+async def settings(app: "ChatApp") -> None:
+    """Change settings, which are kept, and this conversation's system prompt."""
+    defaults = app.default_sampling()
+    themes = sorted(app.available_themes)
+    chosen = await app.push_screen_wait(
+        SettingsScreen(app.settings, app.parameters, defaults, app.desk.conversation.system, app.keeper, themes)
+    )
+    if chosen is not None:
+        take_settings(app, chosen)
+
+
+def take_settings(app: "ChatApp", chosen: Chosen) -> None:
+    """Use what was chosen from now on. Raises BqError if it cannot be kept."""
+    from bq.tui.settings import save
+
+    app.settings = app.parameters = chosen.settings
+    desk = app.desk
+    if chosen.system != desk.conversation.system:
+        desk.conversation.system = chosen.system
+        app.keep(desk)
+    if chosen.settings.theme:
+        app.theme = chosen.settings.theme
+    apply_language(chosen.settings)
+    app.speak()
+    app.count_unsent()
+    save(chosen.settings)
+
+
+async def templates(app: "ChatApp") -> None:
+    """Take an instruction from the templates, or keep the one that is written as one."""
+    found = all_templates()
+    options = [(one.name, f"{one.name}: {one.instruction}") for one in found]
+    keep = (_KEEP, say("Keep this instruction as a template…", "把当前指令存为模板……"))
+    name = await app.push_screen_wait(Choice(lambda: say("Templates", "模板"), [*options, keep]))
+    if name == _KEEP:
+        await _keep_template(app)
+    elif name is not None:
+        use_template(app, next(one for one in found if one.name == name))
+
+
+def use_template(app: "ChatApp", template: Template, material: str = "") -> None:
+    """Put a template's instruction and form into the single-instruction mode."""
+    app.show_mode("instruct")
+    view = _instruct(app)
+    view.prompt.write(template.instruction)
+    view.form = template.form
+    if material:
+        view.material.write(material)
+    view.material.focus()
+
+
+async def _keep_template(app: "ChatApp") -> None:
+    view = _instruct(app)
+    instruction = clean(view.prompt.full_text).strip()
+    if not instruction:
+        app.hint(lambda: say("Write an instruction first.", "请先写下指令。"))
+        return
+    name = await app.push_screen_wait(Entry(lambda: say("Name of the template", "模板名称")))
+    if name:
+        save_template(Template(name, instruction, view.form))
+        app.hint(lambda: say(f"Kept as {name}.", f"已存为 {name}。"))
+
+
+async def form(app: "ChatApp") -> None:
+    """Say what an answer has to look like."""
+    kinds = [
+        ("none", say("free text", "自由文本")),
+        ("choices", say("one of some choices: yes,no", "从选项中选一个：是,否")),
+        ("json_schema", say("JSON by a schema", "符合模式的 JSON")),
+        ("grammar", say("by a grammar (GBNF)", "符合语法（GBNF）")),
+    ]
+    view = _instruct(app)
+    kind = await app.push_screen_wait(Choice(lambda: say("Output", "输出格式"), kinds))
+    if kind == "none":
+        view.form = None
+    elif kind is not None:
+        await _write_form(app, view, kind)
+
+
+async def _write_form(app: "ChatApp", view: InstructView, kind: str) -> None:
+    text: str | None = view.form.text if view.form and view.form.kind == kind else ""
+    titles = {
+        "choices": lambda: say("The choices, with commas between them", "选项，以逗号分隔"),
+        "json_schema": lambda: say("The JSON schema", "JSON 模式"),
+        "grammar": lambda: say("The grammar", "语法"),
+    }
+    while text is not None:
+        text = await app.push_screen_wait(Editor(titles[kind], text))
+        if text is None or not text.strip():
+            return
+        made = AnswerForm(kind, text.strip())  # type: ignore[arg-type]  # one of the three
+        try:
+            check_form(made)
+        except UsageError as error:
+            await app.tell(error)
+        else:
+            view.form = made
+            return
+
+
+async def input_file(app: "ChatApp") -> None:
+    """Take the text to work on from a file."""
+    name = await app.push_screen_wait(Entry(lambda: say("File with the input", "输入文件")))
+    if name:
+        from bq.tui.commands.structured import read_text
+
+        text = clean(read_text(name))
+        if app.desk_mode == "instruct":
+            _instruct(app).material.write(text)
+        else:
+            app.desk.page.insert_text(text)
+
+
+async def save_result(app: "ChatApp") -> None:
+    """Write the last answer to a file."""
+    from bq.tui.thinking import split_thinking
+
+    answer = split_thinking(app.desk.conversation.last_answer)[1] or app.desk.conversation.last_answer
+    if not answer:
+        app.hint(lambda: say("There is no answer yet.", "还没有回答。"))
+        return
+    name = await app.push_screen_wait(
+        Entry(lambda: say("Save the answer as", "把回答存为"), "answer.md", lambda name: _taken(name, app.path))
+    )
+    if name:
+        write_text(Path(name).expanduser(), answer + "\n")
+        app.hint(lambda: say(f"Saved: {name}", f"已保存：{name}"))
+
+
+def _taken(name: str, model: Path) -> str:
+    return say(f"{name} exists already.", f"{name} 已存在。") if name and Path(name).expanduser().exists() else ""
+
+
+def write_text(path: Path, text: str, force: bool = False) -> None:
+    """Write a text to a file that is whole or not there. Raises BqError if that fails, or there is one and no force."""
+    from bq.runtime.atomic_file import replacing
+
+    if path.exists() and not force:
+        raise BqError(
+            say(f"{path} exists already.", f"{path} 已存在。"),
+            say("Give another name; /export! replaces it.", "请换一个名称；/export! 可覆盖。"),
+        )
+    try:
+        with replacing(path) as part:
+            part.write_bytes(text.encode("utf-8", "replace"))
+    except OSError as error:
+        raise BqError(
+            say(f"{path} cannot be written: {error.strerror}.", f"无法写入 {path}：{error.strerror}。"),
+            say("Check the folder and the disk.", "请检查文件夹与磁盘。"),
+        ) from None
+
+
+async def compare(app: "ChatApp", path: Path | None = None) -> None:
+    """Have another model answer the same question, side by side with this one."""
+    from bq.tui.dialogs.compare import CompareScreen
+
+    if app.refuse():
+        return
+    talk = app.desks["chat"].conversation
+    question = clean(app.desks["chat"].view.question()) or (talk.current.question.content if talk.current else "")
+    if not question:
+        app.hint(lambda: say("Write a question first, or ask one.", "请先写下或提出一个问题。"))
+        return
+    title = lambda: say("The other model", "另一个模型")  # noqa: E731
+    other = path or await app.push_screen_wait(ModelsScreen(app.engine, model_paths(app), app.path, title))
+    if other is not None:
+        await app.push_screen_wait(CompareScreen(app, _asking(talk, question), other))
+
+
+def _asking(talk: Conversation, question: str) -> tuple[Message, ...]:
+    """What a model reads to answer this question, which may be the last one that was asked."""
+    rounds = talk.transcript()
+    last = talk.current
+    was_asked = last is not None and last.is_sent and last.question.content == question
+    before = rounds[:-2] if was_asked else rounds
+    return (*before, Message("user", question))
+
+
+def _instruct(app: "ChatApp") -> InstructView:
+    page = app.desks["instruct"].page
+    assert isinstance(page, InstructView)
+    return page

@@ -1,0 +1,110 @@
+"""Which models could be loaded now, for choosing another one: the memory of the one that is loaded counts as free.
+
+Only the model's process can tell: it sees the devices, and knows what it holds itself.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bq.runtime import fit
+from bq.runtime.devices import Device
+from bq.runtime.errors import BqError
+from bq.runtime.fit import LoadOptions, Machine, Plan
+from bq.runtime.fit_advice import describe
+from bq.runtime.gguf_file import GgufFile, read_gguf
+from bq.runtime.known import describe_file, file_warnings
+from bq.runtime.language import say
+from bq.runtime.memory import HOST, MIB, device_of_buffer, shape_of
+from bq.tui.wire import Candidate
+
+if TYPE_CHECKING:
+    from bq.runtime.loading import Fit
+
+_WEIGHTS = re.compile(r"(\S+)\s+model buffer size =\s+(\d+(?:\.\d+)?) MiB")
+_MAPPED = "_Mapped"
+
+
+def examine(paths: Sequence[Path], options: LoadOptions, held: Mapping[str, int]) -> tuple[Candidate, ...]:
+    """How each of these files would be loaded if what is `held`, bytes by device, were free."""
+    from bq.runtime.loading import this_machine
+
+    machine = freed(this_machine(), held)
+    return tuple(_examine(path, options, machine) for path in paths)
+
+
+def held_by(found: "Fit", log: str) -> dict[str, int]:
+    """The bytes by device that unloading a model frees; `log` is llama.cpp's of its loading.
+
+    Mapped weights count as available already, unless they are locked; those that the processor has in an order of its own do not.
+    """
+    held = {use.device: use.total for use in found.used.uses}
+    held[HOST] = held.get(HOST, 0) - found.used.of(HOST).weights + _host_weights(log, found.plan.mlock)
+    return held
+
+
+def _host_weights(log: str, with_mapped: bool) -> int:
+    buffers = [(name, float(mib)) for name, mib in _WEIGHTS.findall(log) if device_of_buffer(name) == HOST]
+    return int(MIB * sum(mib for name, mib in buffers if with_mapped or not name.endswith(_MAPPED)))
+
+
+def freed(machine: Machine, held: Mapping[str, int]) -> Machine:
+    """The machine as it is without what is held."""
+    shared = sum(held.get(one.name, 0) for one in machine.devices if one.shares_memory)
+    memory = machine.memory
+    available = min(memory.total_bytes, memory.available_bytes + held.get(HOST, 0) + shared)
+    devices = tuple(_freed_device(one, held.get(one.name, 0)) for one in machine.devices)
+    return replace(machine, devices=devices, memory=replace(memory, available_bytes=available))
+
+
+def _freed_device(device: Device, held: int) -> Device:
+    return replace(device, free_bytes=min(device.total_bytes, device.free_bytes + held))
+
+
+def _examine(path: Path, options: LoadOptions, machine: Machine) -> Candidate:
+    from bq.runtime.structure import check_structure
+    from bq.tui.chosen_model import refuse_folder
+
+    try:
+        refuse_folder(path)
+        file = read_gguf(path)
+        check_structure(file)
+        return _planned(file, options, machine)
+    except BqError as error:
+        return Candidate(path, error=str(error))
+    except OSError as error:  # a folder above that may not be entered, a file that cannot be mapped
+        return Candidate(path, error=say(f"It cannot be read: {error.strerror}.", f"无法读取：{error.strerror}。"))
+
+
+def _planned(file: GgufFile, options: LoadOptions, machine: Machine) -> Candidate:
+    from bq.runtime.loading import choose
+
+    known, error = describe_file(file), ""
+    try:
+        plan = choose(file, machine, options)[0]
+    except BqError as refused:
+        plan, error = fit.smallest_plan(shape_of(file), machine, options), str(refused)
+    return Candidate(
+        path=file.path,
+        name=known.name,
+        variant=known.variant,
+        mixture=known.mixture,
+        size_bytes=file.size_bytes,
+        plan=describe(plan),
+        estimate_bytes=plan.estimate.total,
+        free_bytes=sum(_free(plan, machine)),
+        gpu_layers=plan.setting.gpu_layers,
+        layers=plan.layers,
+        fits=not error,
+        context=plan.setting.ctx,
+        warnings=tuple(file_warnings(file)),
+        error=error,
+    )
+
+
+def _free(plan: Plan, machine: Machine) -> Iterator[int]:
+    """Of the devices in use; what shares the host's memory counts with it."""
+    sharing = {one.name for one in machine.devices if one.shares_memory}
+    return (plan.free_of(use.device) for use in plan.estimate.uses if use.device not in sharing)

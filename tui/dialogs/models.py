@@ -1,0 +1,108 @@
+"""The model picker: which files there are, what each would take of the memory that is free now, and how it would be loaded."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import OptionList
+from textual.widgets.option_list import Option
+
+from bq.runtime.language import say
+from bq.tui.dialogs.small import Entry
+from bq.tui.harmless import clean
+from bq.tui.table import gib
+from bq.tui.widgets.line import Line, Text
+
+if TYPE_CHECKING:
+    from bq.tui.engine import Candidate, Engine
+
+_OTHER = "other"
+
+
+class ModelsScreen(ModalScreen[Path | None]):
+    """Gives the file to load. `paths` are those that bq knows of; any other can be named."""
+
+    BINDINGS = [Binding("escape", "dismiss", "Close", id="dialog.close")]
+
+    def __init__(self, engine: "Engine", paths: Sequence[Path], current: Path | None, title: Text) -> None:
+        super().__init__()
+        self._engine = engine
+        self._paths = paths
+        self._current = current
+        self._title = title
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog tall"):
+            yield Line(self._title, classes="title")
+            yield OptionList(*self._options({}), markup=False)
+            yield Line(lambda: say("Enter loads it.", "Enter 加载。"), classes="more")
+
+    def on_mount(self) -> None:
+        self._examine()
+
+    @work(thread=True)
+    def _examine(self) -> None:
+        found = self._engine.examine(self._paths)
+        self.app.call_from_thread(self._show, {one.path: one for one in found})
+
+    def _show(self, found: "dict[Path, Candidate]") -> None:
+        if self.is_mounted:
+            options = self.query_one(OptionList)
+            marked = options.highlighted
+            options.set_options(self._options(found))
+            options.highlighted = marked
+
+    def _options(self, found: "dict[Path, Candidate]") -> list[Option]:
+        listed = [
+            Option(describe(path, found.get(path), path == self._current), id=str(number))
+            for number, path in enumerate(self._paths)
+        ]
+        return [*listed, Option(say("Another file…", "其他文件……"), id=_OTHER)]
+
+    @on(OptionList.OptionSelected)
+    def _chosen(self, event: OptionList.OptionSelected) -> None:
+        if event.option.id == _OTHER:
+            self._name_file()
+        elif event.option.id is not None:
+            self.dismiss(self._paths[int(event.option.id)])
+
+    @work
+    async def _name_file(self) -> None:
+        title = say("Path of a GGUF file", "GGUF 文件的路径")
+        name = await self.app.push_screen_wait(Entry(title, check=_missing))
+        if name:
+            self.dismiss(Path(name).expanduser())
+
+
+def _missing(name: str) -> str:
+    is_file = Path(name).expanduser().is_file()
+    return "" if is_file else say(f"There is no file {name}.", f"没有文件 {name}。")
+
+
+def describe(path: Path, known: "Candidate | None", is_current: bool) -> Content:
+    """A model in some lines: its name, size and kind, then how it fits."""
+    mark = "● " if is_current else "  "
+    if known is None:
+        return Content.assemble((f"{mark}{clean(path.name)}", "bold"), ("\n  …", "$text-muted"))
+    if known.error:
+        return Content.assemble((f"{mark}{clean(path.name)}", "bold"), (f"\n  {clean(known.error)}", "$text-error"))
+    title = f"{mark}{clean(known.name)}  {known.mixture}  {gib(known.size_bytes)} GiB  {known.variant}"
+    fits = (say("fits", "放得下"), "$text-success") if known.fits else (say("does not fit", "放不下"), "$text-error")
+    needs = say(
+        f"needs {gib(known.estimate_bytes)} of {gib(known.free_bytes)} GiB free",
+        f"需要 {gib(known.estimate_bytes)} / 空闲 {gib(known.free_bytes)} GiB",
+    )
+    rest = [needs, say(f"context {known.context}", f"上下文 {known.context}")]
+    if known.gpu_layers:
+        rest.append(
+            say(f"{known.gpu_layers} of {known.layers} layers on the GPU", f"GPU {known.gpu_layers}/{known.layers} 层")
+        )
+    lines: list[str | tuple[str, str]] = [(title, "bold"), "\n  ", fits, (f"  {', '.join(rest)}", "$text-muted")]
+    lines.extend((f"\n  ! {clean(warning)}", "$text-warning") for warning in known.warnings)
+    return Content.assemble(*lines)

@@ -1,0 +1,377 @@
+"""What the slash commands do in the line mode: one function each, named in a table."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bq.runtime.errors import BqError, UsageError
+from bq.runtime.language import LANGUAGES, say, set_language
+from bq.tui.conversation import instruction_text
+from bq.tui.plain_input import is_interactive, tell
+from bq.tui.slash import Command, command_named, commands, params_from
+from bq.tui.table import table
+
+if TYPE_CHECKING:
+    from bq.tui.plain import PlainChat
+    from bq.tui.store import Listed
+
+_LISTED = 30
+_EXPORTS = (".md", ".json")  # nothing else is written: no line of a piped text makes a file that anything runs
+
+
+def run_command(chat: "PlainChat", command: Command) -> None:
+    """Run it. Raises BqError if it cannot be done."""
+    if command.name not in ("undo", "delete"):
+        chat.deleted = None
+    _COMMANDS[command.name](chat, command)
+
+
+def _help(chat: "PlainChat", command: Command) -> None:
+    found = [command_named(command.argument, "plain")] if command.argument else commands("plain")
+    for one in found:
+        tell(f"{one.usage}: {one.does}")
+    if not command.argument:
+        tell(
+            say(
+                'Several lines: end each with \\, or put them between """ and """. Ctrl+C stops an answer.',
+                '多行：每行以 \\ 结尾，或放在 """ 与 """ 之间。Ctrl+C 停止回答。',
+            )
+        )
+
+
+def _new(chat: "PlainChat", command: Command) -> None:
+    chat.begin_new()
+    tell(say("A new conversation.", "新的对话。"))
+
+
+def _list(chat: "PlainChat", command: Command) -> None:
+    found = chat.store.listed(command.argument, _LISTED)
+    if not found:
+        tell(
+            say("There is no such conversation.", "没有这样的对话。")
+            if command.argument
+            else say("Nothing yet.", "暂无对话。")
+        )
+        return
+    chat.listed = [one.id for one in found]
+    tell(
+        table(
+            ("", say("changed", "修改时间"), say("rounds", "轮数"), ""),
+            [_row(i, one) for i, one in enumerate(found, 1)],
+        )
+    )
+
+
+def _row(number: int, one: "Listed") -> tuple[str, str, str, str]:
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.changed))
+    found = f"{one.heading} | {' '.join(one.snippet.split())}" if one.snippet else one.heading
+    return str(number), when, str(one.rounds), found
+
+
+def _open(chat: "PlainChat", command: Command) -> None:
+    chat.open(_listed_id(chat, command.argument))
+
+
+def _listed_id(chat: "PlainChat", number: str) -> str:
+    """The conversation of this number in the list that was shown last, or would be shown."""
+    ids = chat.listed or [one.id for one in chat.store.listed("", _LISTED)]
+    return ids[_index(number, len(ids), "/list")]
+
+
+def _index(number: str, count: int, shows: str) -> int:
+    if not number.isdecimal() or len(number) > 6 or not 1 <= int(number) <= count:
+        raise UsageError(
+            say(f"{number} is no number of the list.", f"{number} 不是列表中的编号。"),
+            say(f"{shows} shows the list.", f"{shows} 显示列表。"),
+        )
+    return int(number) - 1
+
+
+def _rename(chat: "PlainChat", command: Command) -> None:
+    chat.conversation.title = " ".join(command.argument.split())
+    chat.keep()
+    tell(say(f"The title is: {chat.conversation.title}", f"标题：{chat.conversation.title}"))
+
+
+def _delete(chat: "PlainChat", command: Command) -> None:
+    here = chat.conversation
+    id = _listed_id(chat, command.argument) if command.argument else here.id
+    if id == here.id and (chat.is_sessions or not here.nodes):
+        raise BqError(say("There is nothing kept here to delete.", "此处没有可删除的内容。"))
+    chat.store.delete(id)
+    chat.deleted = id
+    if id == here.id:
+        chat.begin_new()
+    tell(say("Deleted. /undo brings it back.", "已删除。/undo 可恢复。"))
+
+
+def _retry(chat: "PlainChat", command: Command) -> None:
+    if chat.engine.model is None:
+        chat.load(chat.path)
+        last = chat.conversation.current
+        if chat.engine.model is None or last is None or (last.answer and last.answer.stop != "error"):
+            return
+    if chat.conversation.current is None:
+        raise BqError(say("Nothing was asked yet.", "还没有提问。"))
+    chat.answer()
+
+
+def _continue(chat: "PlainChat", command: Command) -> None:
+    chat.answer(is_continued=True)
+
+
+def _edit(chat: "PlainChat", command: Command) -> None:
+    last = chat.conversation.current
+    if last is None or not command.argument:
+        raise UsageError(
+            say("Nothing was asked, or no new text is given.", "还没有提问，或未给出新的文字。"),
+            say("Write: /edit TEXT", "写法：/edit 文字"),
+        )
+    chat.keep([chat.conversation.edit(last.question.id, command.argument)])
+    chat.answer()
+
+
+def _undo(chat: "PlainChat", command: Command) -> None:
+    if chat.deleted is not None:
+        id, chat.deleted = chat.deleted, None
+        chat.store.restore(id)
+        chat.open(id)
+        return
+    question = chat.conversation.undo()
+    if question is None:
+        raise BqError(say("There is nothing to take back.", "没有可以撤回的内容。"))
+    chat.keep()
+    tell(say(f"Taken back: {question.content}", f"已撤回：{question.content}"))
+
+
+def _clear(chat: "PlainChat", command: Command) -> None:
+    chat.conversation.head = None
+    chat.keep()
+    tell(say("All is taken back; the system prompt stays.", "已全部撤回；系统提示保留。"))
+
+
+def _fork(chat: "PlainChat", command: Command) -> None:
+    if chat.conversation.head is None:
+        raise BqError(say("There is nothing to copy yet.", "还没有可以复制的内容。"))
+    chat.conversation = chat.conversation.fork(chat.conversation.head)
+    chat.keep()
+    tell(say("This is a copy; the conversation it comes from stays as it is.", "这是副本，原对话保持不变。"))
+
+
+def _pin(chat: "PlainChat", command: Command) -> None:
+    last = chat.conversation.current
+    if last is None:
+        raise BqError(say("Nothing was asked yet.", "还没有提问。"))
+    last.question.pinned = not last.question.pinned
+    chat.keep([last.question])
+    tell(
+        say("The last round stays in the context.", "最后一轮将始终留在上下文中。")
+        if last.question.pinned
+        else say("The last round may be left out again.", "最后一轮不再固定。")
+    )
+
+
+def _copy(chat: "PlainChat", command: Command) -> None:
+    from bq.tui.clipboard import copy_natively
+
+    answer = chat.conversation.last_answer
+    if not answer:
+        raise BqError(say("There is no answer yet.", "还没有回答。"))
+    if not copy_natively(answer):
+        raise BqError(
+            say("There is no clipboard here.", "此处没有剪贴板。"),
+            say("/export writes a file.", "可用 /export 写入文件。"),
+        )
+    tell(say(f"Copied {len(answer)} characters.", f"已复制 {len(answer)} 个字符。"))
+
+
+def _system(chat: "PlainChat", command: Command) -> None:
+    if command.argument:
+        chat.conversation.system = "" if command.argument == "-" else command.argument
+        chat.keep()
+    system = chat.conversation.system
+    tell(
+        say(f"System prompt: {system}", f"系统提示：{system}") if system else say("No system prompt.", "没有系统提示。")
+    )
+
+
+def _params(chat: "PlainChat", command: Command) -> None:
+    from bq.tui import settings
+
+    if command.argument:
+        chat.change_parameters(params_from(command.argument))
+        if is_interactive():  # a script's choice is for the script alone
+            settings.save(replace(settings.load(), parameters=chat.settings.parameters))
+    model = chat.engine.model
+    sampling = chat.sampling() or (model.info.sampling if model else None)
+    for one in settings.describe_parameters():
+        value = chat.max_tokens() if one.name == "max_tokens" else getattr(sampling, one.name, None)
+        shown = say("not set", "未设置") if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+        tell(f"{one.option} {shown} ({one.range}): {one.does}")
+
+
+def _template(chat: "PlainChat", command: Command) -> None:
+    from bq.tui.templates import templates
+
+    found = templates()
+    name, _, text = command.argument.partition("\n" if "\n" in command.argument.split(" ")[0] else " ")
+    if not name:
+        for one in found:
+            tell(f"/template {one.name}: {one.instruction}")
+        return
+    chosen = next((one for one in found if one.name == name), None)
+    if chosen is None:
+        raise UsageError(
+            say(f"There is no template {name}.", f"没有模板 {name}。"),
+            say("/template shows them.", "/template 列出全部模板。"),
+        )
+    if not text.strip():
+        raise UsageError(
+            say("The text is missing.", "缺少文字。"),
+            say(f"Write: /template {name} TEXT", f"写法：/template {name} 文字"),
+        )
+    chat.ask_alone(instruction_text(chosen.instruction, text.strip()), chosen.form)
+
+
+def _context(chat: "PlainChat", command: Command) -> None:
+    from bq.tui.plain import no_model
+
+    talk = chat.conversation
+    unsent = chat.engine.measure(talk.messages_with(""), chat.max_tokens(), talk.pinned())
+    if unsent is None:
+        raise no_model()
+    used, budget = unsent.prompt_tokens, unsent.budget
+    tell(
+        say(
+            f"{used} of {budget} tokens are used, {max(0, budget - used)} are left for the next question.",
+            f"已用 {used} / {budget} 个词元，下一个问题还有 {max(0, budget - used)} 个。",
+        )
+    )
+    if unsent.left_out:
+        tell(chat.left_out_text(unsent.left_out))
+
+
+def _model(chat: "PlainChat", command: Command) -> None:
+    from bq.tui.chosen_model import known_models, refuse_folder, remember_model
+
+    known = known_models()
+    if not command.argument:
+        _show_models(known, chat.path)
+        return
+    if command.argument.isdecimal():
+        path = known[_index(command.argument, len(known), "/model")]
+    else:
+        path = _path(command.argument)
+        refuse_folder(path)
+        if not path.is_file():  # or the model would be gone for nothing
+            raise UsageError(say(f"There is no file {path}.", f"没有文件 {path}。"))
+    chat.load(path)
+    if chat.engine.model is not None:
+        remember_model(path)
+
+
+def _show_models(known: Sequence[Path], current: Path) -> None:
+    for number, path in enumerate(known, 1):
+        mark = say(" (loaded)", "（当前）") if path.resolve() == current.resolve() else ""
+        tell(f"{number}  {path}{mark}")
+    if not known:
+        tell(say("No model is known yet: /model FILE loads one.", "还没有已知的模型：/model 文件 加载一个。"))
+
+
+def _save(chat: "PlainChat", command: Command) -> None:
+    if command.argument:
+        chat.conversation.title = " ".join(command.argument.split())
+    if not chat.is_sessions:
+        chat.store.save(chat.conversation)
+    tell(say(f"Saved: {chat.conversation.heading}", f"已保存：{chat.conversation.heading}"))
+
+
+def _export(chat: "PlainChat", command: Command) -> None:
+    from bq.tui.transfer import suggested_name, to_json, to_markdown
+
+    path = _path(command.argument or suggested_name(chat.conversation, ".md"))
+    if path.suffix not in _EXPORTS:
+        raise UsageError(
+            say(f"{path} is neither .md nor .json.", f"{path} 既不是 .md 也不是 .json。"),
+            say("Name the file so.", "请使用这样的文件名。"),
+        )
+    if path.exists() and not (command.force and path.is_file() and is_interactive()):
+        raise UsageError(
+            say(f"{path} exists already.", f"{path} 已存在。"),
+            say(f"On a terminal /export! {path} replaces it.", f"在终端中可用 /export! {path} 覆盖。"),
+        )
+    _write(path, (to_markdown if path.suffix == ".md" else to_json)(chat.conversation))
+    tell(say(f"Written: {path}", f"已写入：{path}"))
+
+
+def _write(path: Path, text: str) -> None:
+    import os
+
+    from bq.runtime.atomic_file import replacing
+
+    with replacing(path, private=True) as part, part.open("wb") as file:
+        file.write(text.encode("utf-8", "replace"))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _import(chat: "PlainChat", command: Command) -> None:
+    from bq.tui.transfer import read_conversation
+
+    chat.take_up(read_conversation(_path(command.argument)))
+    chat.keep()
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # ~name of nobody
+        raise UsageError(str(error)) from None
+
+
+def _lang(chat: "PlainChat", command: Command) -> None:
+    from bq.tui import settings
+
+    if command.argument not in LANGUAGES:
+        raise UsageError(
+            say(f"There is no language {command.argument}.", f"没有语言 {command.argument}。"), "/lang en | zh"
+        )
+    set_language(command.argument)
+    if is_interactive():
+        settings.save(replace(settings.load(), language=command.argument))
+    tell(say("English it is.", "已切换为中文。"))
+
+
+def _quit(chat: "PlainChat", command: Command) -> None:
+    chat.is_over = True
+
+
+_COMMANDS: dict[str, Callable[["PlainChat", Command], None]] = {
+    "help": _help,
+    "new": _new,
+    "list": _list,
+    "open": _open,
+    "find": _list,
+    "rename": _rename,
+    "delete": _delete,
+    "retry": _retry,
+    "continue": _continue,
+    "edit": _edit,
+    "undo": _undo,
+    "clear": _clear,
+    "fork": _fork,
+    "pin": _pin,
+    "copy": _copy,
+    "system": _system,
+    "params": _params,
+    "template": _template,
+    "context": _context,
+    "model": _model,
+    "save": _save,
+    "export": _export,
+    "import": _import,
+    "lang": _lang,
+    "quit": _quit,
+}

@@ -1,0 +1,406 @@
+"""What the app and the model's process tell each other: requests one way, replies the other, a line of JSON each.
+
+A line is bounded and is checked against the type of what it claims to be before anything is made of it; nothing in it is
+executed. Text passes as it is, halves of surrogate pairs too, and a file's name that is no UTF-8.
+"""
+
+import json
+import reprlib
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, BinaryIO, Literal, Union, get_args, get_origin, get_type_hints
+
+from bq.runtime.errors import BqError, Cancelled, UsageError
+from bq.runtime.language import say
+from bq.runtime.prompt import Message
+from bq.runtime.values import ModelInfo, Sampling, Stats, Step
+from bq.tui.answer_form import AnswerForm
+
+MOST_LINE_BYTES = 1 << 26
+CANCEL = "cancel"  # the one kind without a message: the request of this number is to end
+_ENVELOPE = {"id", "kind", "language", "message"}
+
+
+# What is asked
+
+
+@dataclass(frozen=True)
+class Load:
+    """`options` are the fields of LoadOptions that are given."""
+
+    path: Path
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Question:
+    """All that one answer needs. If the last message is the assistant's, its text is continued.
+
+    `pinned` rounds, 0 being the first, stay in the context. `raw` goes on from the last message's text without roles, as
+    Base models do; `force` chats although it is one. `top_tokens` alternatives are told for each token.
+    """
+
+    messages: tuple[Message, ...]
+    pinned: frozenset[int] = frozenset()
+    sampling: Sampling | None = None
+    max_tokens: int | None = None
+    raw: bool = False
+    force: bool = False
+    form: AnswerForm | None = None
+    top_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Measure:
+    messages: tuple[Message, ...]
+    max_tokens: int | None
+    pinned: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Examine:
+    paths: tuple[Path, ...]
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Restore:
+    """Fill the KV cache from a session's file."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class Save:
+    """Write a session's file."""
+
+    path: Path
+    messages: tuple[Message, ...]
+    with_cache: bool
+
+
+# What is told meanwhile
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Of the loading, from 0 to 1."""
+
+    fraction: float
+
+
+@dataclass(frozen=True)
+class Planned:
+    """How the model is about to be loaded, in a line."""
+
+    line: str
+
+
+@dataclass(frozen=True)
+class Read:
+    """Tokens of the prompt: read, in all."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Wrote:
+    """What of the answer came since the last one; `steps` only where alternatives were asked for."""
+
+    text: str
+    steps: tuple[Step, ...]
+    stats: Stats
+
+
+# How it ended
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """`fit` says in a line how far off the plan was."""
+
+    info: ModelInfo
+    warnings: tuple[str, ...]
+    fit: str
+
+
+@dataclass(frozen=True)
+class Answered:
+    stats: Stats
+
+
+@dataclass(frozen=True)
+class Unsent:
+    """What sending the text that is being written would mean, in tokens of the model's own tokenizer.
+
+    `left_out` are the rounds, 0 being the first, for which there is no room.
+    """
+
+    prompt_tokens: int
+    budget: int
+    left_out: frozenset[int] = frozenset()
+    draft_tokens: int = 0
+
+    @property
+    def dropped_rounds(self) -> int:
+        return len(self.left_out)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that could be loaded: what it is, and how it would be loaded or why not.
+
+    What the model that is loaded now takes counts as free. Where it does not fit, the figures are those of the smallest way.
+    """
+
+    path: Path
+    name: str = ""
+    variant: str = ""
+    mixture: str = ""
+    size_bytes: int = 0
+    plan: str = ""
+    estimate_bytes: int = 0
+    free_bytes: int = 0
+    gpu_layers: int = 0
+    layers: int = 0
+    fits: bool = False
+    context: int = 0
+    warnings: tuple[str, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Examined:
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class Restored:
+    """`note` says why none of the tokens were restored although the file has some."""
+
+    restored_tokens: int
+    note: str
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Tokens of KV cache that the file holds."""
+
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An error; `trace` is that of a defect."""
+
+    kind: Literal["error", "usage", "cancelled"]
+    cause: str
+    remedy: str | None = None
+    trace: str = ""
+
+    @classmethod
+    def of(cls, error: BqError) -> "Failed":
+        kind = "cancelled" if isinstance(error, Cancelled) else "usage" if isinstance(error, UsageError) else "error"
+        return cls(kind, error.cause, error.remedy)  # type: ignore[arg-type, unused-ignore]
+
+    def error(self) -> BqError:
+        made = {"error": BqError, "usage": UsageError, "cancelled": Cancelled}[self.kind]
+        return made(self.cause, self.remedy)
+
+
+REQUESTS: Mapping[str, type] = {
+    "load": Load,
+    "answer": Question,
+    "measure": Measure,
+    "examine": Examine,
+    "restore": Restore,
+    "save": Save,
+}
+REPLIES: Mapping[str, type] = {
+    "progress": Progress,
+    "planned": Planned,
+    "read": Read,
+    "wrote": Wrote,
+    "loaded": Loaded,
+    "answered": Answered,
+    "unsent": Unsent,
+    "examined": Examined,
+    "restored": Restored,
+    "saved": Saved,
+    "failed": Failed,
+}
+MEANWHILE = (Progress, Planned, Read, Wrote)  # replies after which others come
+_KINDS = {kind: name for names in (REQUESTS, REPLIES) for name, kind in names.items()}
+
+
+class WireError(BqError):
+    """What came is nothing that the other side says."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            say(
+                f"The app and the model's process do not understand each other: {what}.",
+                f"应用与模型进程无法互相理解：{what}。",
+            ),
+            say("Ctrl+R loads the model again; your conversation is kept.", "Ctrl+R 重新加载模型；对话已保留。"),
+        )
+
+
+class TooLong(BqError):
+    """A message is longer than a line may be."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            say(
+                f"The conversation is longer than {MOST_LINE_BYTES >> 20} MiB.",
+                f"对话超过 {MOST_LINE_BYTES >> 20} MiB。",
+            ),
+            say("Begin a new one.", "请开始新的对话。"),
+        )
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """A line: which request it belongs to, of which kind it is, the language of texts, and what is not yet looked at."""
+
+    id: int
+    kind: str
+    language: str = "en"
+    message: Any = field(default=None, repr=False)
+
+
+# Lines
+
+
+def encode(id: int, message: Any, language: str = "en") -> bytes:
+    """A line that carries a request, a reply, or CANCEL. Raises TooLong."""
+    kind = CANCEL if message == CANCEL else _KINDS[type(message)]
+    body = None if kind == CANCEL else pack(message)
+    text = json.dumps({"id": id, "kind": kind, "language": language, "message": body}, ensure_ascii=False)
+    line = text.encode("utf-8", "surrogatepass") + b"\n"
+    if len(line) > MOST_LINE_BYTES:
+        raise TooLong
+    return line
+
+
+def lines(stream: BinaryIO) -> Iterator[bytes]:
+    """The whole lines of a stream until it ends. Raises WireError for one without an end."""
+    while line := stream.readline(MOST_LINE_BYTES + 1):
+        if len(line) > MOST_LINE_BYTES:
+            raise WireError(say("a line is too long", "某一行过长"))
+        if not line.endswith(b"\n"):  # whoever wrote it ended within it
+            return
+        yield line
+
+
+def decode(line: bytes) -> Envelope:
+    """What a line carries. Raises WireError."""
+    try:
+        data = json.loads(line.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError) as error:
+        raise WireError(say(f"a line is no JSON ({error})", f"某一行不是 JSON（{error}）")) from None
+    if not isinstance(data, dict) or set(data) != _ENVELOPE:
+        raise WireError(say("a line is no message", "某一行不是消息"))
+    id, kind, language = data["id"], data["kind"], data["language"]
+    if type(id) is not int or not isinstance(kind, str) or language not in ("en", "zh"):
+        raise WireError(say("a message says not what it belongs to", "消息没有说明所属的请求"))
+    return Envelope(id, kind, language, data["message"])
+
+
+def open_envelope(envelope: Envelope, kinds: Mapping[str, type]) -> Any:
+    """The message inside, of one of these kinds. Raises WireError, and BqError for values out of their range."""
+    if envelope.kind not in kinds:
+        raise WireError(say(f"there is no message {envelope.kind!r:.40}", f"没有消息 {envelope.kind!r:.40}"))
+    return unpack(kinds[envelope.kind], envelope.message)
+
+
+# Values
+
+
+def pack(value: Any) -> Any:
+    """A value as JSON has it."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {one.name: pack(getattr(value, one.name)) for one in fields(value)}
+    if isinstance(value, (tuple, list)):
+        return [pack(one) for one in value]
+    if isinstance(value, frozenset):
+        return sorted(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    return str(value) if isinstance(value, (Path, str)) else value
+
+
+def unpack(kind: Any, data: Any) -> Any:
+    """A value of a type from JSON. Raises WireError if it is none, and what the type itself raises."""
+    if kind is Any:
+        return data
+    if is_dataclass(kind):
+        return _dataclass(kind, data)
+    origin = get_origin(kind)
+    if origin is not None:
+        return _composed(origin, get_args(kind), data)
+    if kind is UnionType or kind not in _PLAIN:
+        raise TypeError(f"no such values on the wire: {kind}")
+    return _plain(kind, data)
+
+
+_PLAIN: dict[Any, Any] = {
+    str: str,
+    int: int,
+    float: (int, float),
+    bool: bool,
+    NoneType: NoneType,
+    bytes: str,
+    Path: str,
+}
+
+
+def _plain(kind: Any, data: Any) -> Any:
+    if not isinstance(data, _PLAIN[kind]) or (isinstance(data, bool) and kind is not bool):
+        raise _is_no(kind.__name__, data)
+    if kind not in (float, bytes, Path):
+        return data
+    try:
+        return bytes.fromhex(data) if kind is bytes else kind(data)
+    except (ValueError, OverflowError):
+        raise _is_no(kind.__name__, data) from None
+
+
+def _composed(origin: Any, inner: tuple[Any, ...], data: Any) -> Any:
+    if origin in (Union, UnionType):
+        return None if data is None and NoneType in inner else unpack(inner[0], data)
+    if origin is Literal:
+        if data in inner and isinstance(data, str):
+            return data
+    elif origin is dict and isinstance(data, dict):
+        return data
+    elif origin in (tuple, frozenset) and isinstance(data, list):
+        return origin(unpack(inner[0], one) for one in data)
+    raise _is_no(origin.__name__ if hasattr(origin, "__name__") else str(origin), data)
+
+
+def _dataclass(kind: Any, data: Any) -> Any:
+    """What is left out has its default."""
+    if not isinstance(data, dict):
+        raise _is_no(kind.__name__, data)
+    types, needed = _fields(kind)
+    if not needed <= set(data) <= set(types):
+        raise _is_no(kind.__name__, data)
+    return kind(**{name: unpack(types[name], value) for name, value in data.items()})
+
+
+@cache
+def _fields(kind: Any) -> tuple[dict[str, Any], set[str]]:
+    types = get_type_hints(kind)
+    names = [one.name for one in fields(kind)]
+    needed = {one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING}
+    return {name: types[name] for name in names}, needed
+
+
+def _is_no(what: str, data: Any) -> WireError:
+    shown = reprlib.repr(data)  # of what may be large or deep
+    return WireError(say(f"{shown} is no {what}", f"{shown} 不是 {what}"))
