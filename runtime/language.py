@@ -21,6 +21,11 @@ def set_language(language: str) -> None:
     _current = language
 
 
+def is_chosen() -> bool:
+    """Whether the user chose it for this call, by `--lang` or BQ_LANG."""
+    return _current is not None or bool(os.environ.get("BQ_LANG"))
+
+
 def get_language() -> str:
     """The language in use: the one set, else the one of the environment, else English."""
     return _current or _from_environment()

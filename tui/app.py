@@ -24,13 +24,15 @@ from bq.runtime.errors import BqError
 from bq.runtime.language import say
 from bq.runtime.prompt import Message
 from bq.tui import app_answers, notes
+from bq.tui.chosen_model import remember_model
 from bq.tui.clipboard import copy_natively
 from bq.tui.conversation import Conversation, Mode, Node
 from bq.tui.desk import Desk, to_send
 from bq.tui.engine import Answering, Engine, Job, Loading, Unsent
-from bq.tui.harmless import clean, with_no_controls
+from bq.tui.harmless import clean
 from bq.tui.keeper import Keeper
 from bq.tui.keys import texts
+from bq.tui.line_filter import with_no_controls
 from bq.tui.screen import ChatScreen
 from bq.tui.settings import Settings
 from bq.tui.shown import shown
@@ -89,7 +91,7 @@ class ChatApp(App[None], inherit_bindings=False):
         settings: Settings | None = None,
     ) -> None:
         super().__init__()
-        self.path = path
+        self.path = self._first_path = path
         self.engine = Engine(options)
         self.keeper = Keeper(self._tell_unkept)
         self.settings = settings or Settings()
@@ -211,6 +213,8 @@ class ChatApp(App[None], inherit_bindings=False):
             await panel.fail(loading.error)
         elif self.engine.model:
             panel.finish()
+            if self.engine.model.path != self._first_path:
+                await asyncio.to_thread(remember_model, self.engine.model.path)
             await self._greet(loading.fit)
         self.settle(loading)
         self.count_unsent()
@@ -231,12 +235,12 @@ class ChatApp(App[None], inherit_bindings=False):
         for desk in self.desks.values():
             await desk.page.forget_model()
             for warning in model.warnings:
-                await desk.page.notice(Notice("warning", warning))
-        await self.desk.page.notice(Notice("hint", notes.welcome(self.desk_mode), fit))
+                await desk.page.notice_of_model(Notice("warning", warning))
+        await self.desk.page.notice_of_model(Notice("hint", notes.welcome(self.desk_mode), fit))
         if model.info.variant == "base":
-            await self.desks["chat"].page.notice(Notice("warning", notes.base_cause, notes.base_remedy))
+            await self.desks["chat"].page.notice_of_model(Notice("warning", notes.base_cause, notes.base_remedy))
         if self._session and self._session.note:
-            await self.desks["chat"].page.notice(Notice("hint", self._session.note))
+            await self.desks["chat"].page.notice_of_model(Notice("hint", self._session.note))
 
     def _follow_variant(self, variant: str) -> None:
         """The mode for which the file was made, unless something was begun already."""

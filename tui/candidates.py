@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bq.runtime import fit
 from bq.runtime.devices import Device
-from bq.runtime.errors import BqError
+from bq.runtime.errors import BqError, UsageError
 from bq.runtime.fit import LoadOptions, Machine, Plan
 from bq.runtime.fit_advice import describe
 from bq.runtime.gguf_file import GgufFile, read_gguf
@@ -71,23 +71,25 @@ def _examine(path: Path, options: LoadOptions, machine: Machine) -> Candidate:
         refuse_folder(path)
         file = read_gguf(path)
         check_structure(file)
-        return _planned(file, options, machine)
+        return _planned(path, file, options, machine)
     except BqError as error:
         return Candidate(path, error=str(error))
     except OSError as error:  # a folder above that may not be entered, a file that cannot be mapped
         return Candidate(path, error=say(f"It cannot be read: {error.strerror}.", f"无法读取：{error.strerror}。"))
 
 
-def _planned(file: GgufFile, options: LoadOptions, machine: Machine) -> Candidate:
+def _planned(path: Path, file: GgufFile, options: LoadOptions, machine: Machine) -> Candidate:
     from bq.runtime.loading import choose
 
-    known, error = describe_file(file), ""
+    known, fits = describe_file(file), True
     try:
         plan = choose(file, machine, options)[0]
-    except BqError as refused:
-        plan, error = fit.smallest_plan(shape_of(file), machine, options), str(refused)
+    except UsageError:  # there is no such way to load any model
+        raise
+    except BqError:
+        plan, fits = fit.smallest_plan(shape_of(file), machine, options), False
     return Candidate(
-        path=file.path,
+        path=path,
         name=known.name,
         variant=known.variant,
         mixture=known.mixture,
@@ -97,10 +99,9 @@ def _planned(file: GgufFile, options: LoadOptions, machine: Machine) -> Candidat
         free_bytes=sum(_free(plan, machine)),
         gpu_layers=plan.setting.gpu_layers,
         layers=plan.layers,
-        fits=not error,
+        fits=fits,
         context=plan.setting.ctx,
         warnings=tuple(file_warnings(file)),
-        error=error,
     )
 
 

@@ -48,6 +48,8 @@ class Job(ABC):
     def run(self, engine: "Engine") -> None:
         """Does the work and raises nothing: what went wrong is in `error`."""
         try:
+            if self.cancel.is_set():
+                raise Cancelled(say("It was stopped before it began.", "尚未开始即已停止。"))
             self._do(engine)
         except BqError as error:
             self.error = error

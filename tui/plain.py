@@ -219,7 +219,7 @@ class PlainChat:
             self._work(job, lambda: self._look(job, voice, opened))
         finally:
             self._finish(job, voice)
-        self._tell_end(job, talk.nodes.get(opened.id))
+        self._tell_end(job, talk.nodes.get(opened.id), voice)
 
     def _question(self, form: AnswerForm | None) -> Question:
         talk, model = self.conversation, self.engine.model
@@ -259,7 +259,7 @@ class PlainChat:
         voice.add(rest)
         voice.end()
 
-    def _tell_end(self, job: Answering, answer: Node | None) -> None:
+    def _tell_end(self, job: Answering, answer: Node | None, voice: "Voice") -> None:
         """How it ended, if not by itself. Raises the error that it ended by."""
         if job.error is not None and not isinstance(job.error, Cancelled):
             raise job.error if self.engine.model else _loaded_again(job.error)
@@ -274,6 +274,8 @@ class PlainChat:
             tell(say("(stopped before the answer began; /retry asks again)", "（回答开始前已停止；/retry 重新提问）"))
         elif answer is None:
             tell(say("(the model gave an empty answer)", "（模型给出了空回答）"))
+        elif job.stop == "end" and voice.is_silent:
+            tell(say("(the model adds nothing)", "（模型没有补充内容）"))
         elif answer.stop in texts:
             tell(texts[answer.stop])
         if job.stop == "cancel":
@@ -414,6 +416,11 @@ class Voice:
         self._tell_thought()
         if self._has_said:
             self._write("\n")
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing was said."""
+        return not self._has_said
 
     def _show(self, thought: str, said: str) -> None:
         self._thought += len(thought)

@@ -145,7 +145,7 @@ def _sound(parameters: dict[str, Any]) -> Iterator[tuple[str, float]]:
     """Those of a file's parameters that exist and are in their range."""
     for name in _OPTIONS:
         value = parameters.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int | float):  # True is one, and no number when it is written out
             with suppress(UsageError):
                 yield name, parse_parameter(name, str(value))
 

@@ -65,12 +65,15 @@ def dropped_text(rounds: int) -> str:
 
 def _unsent_parts(unsent: Unsent) -> list[Part]:
     size = f"{short(unsent.prompt_tokens)} / {short(unsent.budget)}"
-    if unsent.draft_tokens:
-        size = f"{short(unsent.draft_tokens)} → {size}"
     over = unsent.prompt_tokens - unsent.budget
     if over > 0:
         return [(say(f"to send {size}: {over} tokens too many", f"待发送 {size}：超出 {over} 个词元"), "$text-error")]
-    shown: list[Part] = [(say(f"to send {size}", f"待发送 {size}"), "$text-muted")]
+    draft = (
+        say(f"draft {short(unsent.draft_tokens)}  ", f"草稿 {short(unsent.draft_tokens)}  ")
+        if unsent.draft_tokens
+        else ""
+    )
+    shown: list[Part] = [(draft + say(f"to send {size}", f"待发送 {size}"), "$text-muted")]
     if unsent.dropped_rounds:
         noun = "oldest round" if unsent.dropped_rounds == 1 else "oldest rounds"
         text = say(f"leaves out {unsent.dropped_rounds} {noun}", f"将略去最早的 {unsent.dropped_rounds} 轮")

@@ -50,7 +50,7 @@ def _said(word: str, indexed: bool) -> tuple[str, list[str]]:
     if not indexed:
         return holds, [word]
     found = "SELECT rowid FROM text_index WHERE text_index MATCH lower(?)"
-    return f"{holds} AND indexed AND serial IN ({found}) UNION {holds} AND NOT indexed", [word, _trigrams(word), word]
+    return f"{holds} AND serial IN ({found}) UNION {holds} AND NOT indexed", [word, _trigrams(word), word]
 
 
 def _trigrams(word: str) -> str:

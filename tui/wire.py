@@ -152,7 +152,7 @@ class Unsent:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that could be loaded: what it is, and how it would be loaded or why not.
+    """A model that could be loaded: what it is, and how it would be loaded; or the `error` for which it never could.
 
     What the model that is loaded now takes counts as free. Where it does not fit, the figures are those of the smallest way.
     """

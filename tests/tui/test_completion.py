@@ -239,7 +239,7 @@ def _check(completion: Completion) -> None:
         assert completion.index(token) is not None
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(st.lists(st.one_of(_edits, _answers, _takes), max_size=12), st.lists(st.booleans(), max_size=20))
 def test_whatever_is_done_tokens_stand_on_what_they_wrote_and_all_of_it_can_be_undone_and_redone(actions, walk):
     completion, done, states = Completion("中文 text\n"), [], []

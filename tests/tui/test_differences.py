@@ -29,7 +29,7 @@ _words = st.lists(st.sampled_from(["cat", "dog", "don't", " ", "  ", "\n", "量"
 _texts = st.one_of(st.text(max_size=60), _words.map("".join))
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=150)
 @given(_texts, _texts)
 @example("", "")
 @example("  ", " \n ")
@@ -38,7 +38,7 @@ def test_the_spans_give_each_text_back(left, right):
     check(left, right)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(_texts, _texts, st.integers(0, 3000))
 def test_they_do_so_also_where_words_are_too_dear(left, right, most_work):
     with pytest.MonkeyPatch.context() as patch:
@@ -97,15 +97,16 @@ def test_long_texts_are_compared_line_by_line_and_their_lines_by_words():
         ("a\nb\n" * 20000, "b\na\n" * 20000 + "c"),
         ("\u0301" * 50000, "\u0301a" * 50000),
         ("." * 50000, "!" + "." * 50000 + "!"),
+        tuple("".join(f"{i}.{' '.join(f'{who}{i}n{j}' for j in range(300))}." for i in range(100)) for who in "ab"),
     ],
-    ids=["two words", "backwards", "every second word", "empty lines", "two lines", "marks", "stops"],
+    ids=["two words", "backwards", "every second word", "empty lines", "two lines", "marks", "stops", "paragraphs"],
 )
 def test_hostile_texts_are_not_compared_word_by_word(monkeypatch, left, right):
     seen = []
     matcher = module.SequenceMatcher
     monkeypatch.setattr(module, "SequenceMatcher", lambda *a, **b: seen.append(a) or matcher(*a, **b))
     check(left, right)
-    assert all(module._work(a, b) <= module._MOST_WORK for _, a, b in seen)
+    assert sum(module._work(a, b) for _, a, b in seen) <= 2 * module._MOST_WORK
 
 
 @pytest.mark.parametrize("size", [1500, 8000])

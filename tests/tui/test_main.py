@@ -179,22 +179,6 @@ def test_a_closed_streams_descriptor_is_taken_by_no_other_file(bq_command: Path,
     assert subprocess.run(command, capture_output=True, check=False).returncode >= 3
 
 
-@posix
-@pytest.mark.parametrize("redirected", ["</dev/null", ">/dev/null", "2>/dev/null"])
-def test_chat_is_refused_where_there_is_no_terminal(bq_command: Path, redirected: str) -> None:
-    """On a terminal but for one stream; whatever is not a terminal is told before anything is looked at."""
-    import pty
-
-    ours, theirs = pty.openpty()
-    command = ["sh", "-c", f'exec "$0" "$@" {redirected}', bq_command, "chat", "--lang", "en", "--session", "/none/x"]
-    done = subprocess.run(command, stdin=theirs, stdout=theirs, stderr=theirs, timeout=60, check=False)
-    assert done.returncode == 2
-    if redirected != "2>/dev/null":
-        assert os.read(ours, 999) == b"bq: bq chat needs a terminal; in pipes use `bq run`.\r\n"
-    os.close(ours)
-    os.close(theirs)
-
-
 def test_a_defect_is_called_one_and_debug_shows_its_trace(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

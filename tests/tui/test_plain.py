@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from hypothesis import strategies as st
 
 from bq.runtime.errors import UsageError
 from bq.tui import settings
+from bq.tui.commands.chat import can_draw
 from bq.tui.conversation import Conversation
 from bq.tui.plain import Voice
 from bq.tui.plain_input import Typed, messages
 from bq.tui.store import Store
 from tests.support.scripted import byte_tokens, saying
-from tests.support.tokenizer import ASSISTANT_ID
+from tests.support.tokenizer import ASSISTANT_ID, pieces
 from tests.tui.conftest import Bq
 
 Scripted = Callable[..., Path]
@@ -40,8 +42,9 @@ def speaker(scripted: Scripted) -> Path:
 
 @pytest.fixture(scope="session")
 def endless(scripted: Scripted) -> Path:
-    """Answers abcabc…, without an end."""
-    first, *rest = byte_tokens("abc")
+    """Answers 123123…, without an end; digits are tokens of their own, so that an answer can be continued."""
+    names = [piece.text for piece in pieces(2)]
+    first, *rest = (names.index(digit) for digit in "123")
     return scripted({ASSISTANT_ID: first, **dict(zip((first, *rest), (*rest, first), strict=True))})
 
 
@@ -87,8 +90,11 @@ def test_each_line_is_answered_on_stdout_and_all_else_is_on_stderr(talk: Callabl
 
 def test_what_goes_wrong_is_a_line_and_the_rest_is_answered(talk: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "there.md").write_text("mine")
-    lines = ["/modle", "/theme x", "/open 99", "/export there.md", "/export! there.md", "/export a.sh", "/retry", "/params heat 1",
-             "/import none.md", "/import ~nobodyatall/x", "/export " + "x" * 300 + ".md", "/model none.gguf", "/continue", "hello"]  # fmt: skip
+    lines = [
+        "/modle", "/theme x", "/open 99", "/export there.md", "/export! there.md", "/export a.sh", "/retry", "/continue",
+        "/params heat 1", "/import none.md", "/import ~nobodyatall/x", "/export " + "x" * 300 + ".md", "/model none.gguf",
+        "/template nothing x", "/template summarise", "/delete", "hello",
+    ]  # fmt: skip
     done = talk(*lines, cwd=tmp_path)
     assert (done.returncode, done.stdout.decode()) == (1, "完done\n")
     errors = [line for line in told(done).splitlines() if line.startswith("bq: ")]
@@ -113,16 +119,18 @@ def test_a_conversation_is_exported_and_imported_whole(talk: Callable[..., Any],
 def test_conversations_are_listed_opened_found_deleted_and_brought_back(talk: Callable[..., Any]) -> None:
     done = talk(
         "first", "/rename one", "/new", "second", "/list", "/find fir", "/open 1", "again", "/fork", "/delete", "/undo",
-        "/retry", "/edit other", "/pin", "/clear", "/template summarise a text", "/template nothing x",
+        "/retry", "/edit other", "/pin", "/clear", "/template summarise a text",
     )  # fmt: skip
-    assert (done.returncode, done.stdout.decode()) == (0, "完done\n" * 5), told(done)
+    assert (done.returncode, done.stdout.decode()) == (0, "完done\n" * 6), told(done)
     assert re.search(r"^1 .* 1 +second\n2 .* 1 +one$", told(done), re.MULTILINE)
     assert re.search(r"^1 .* one \| first$", told(done), re.MULTILINE)
-    copy, one, second = kept()
+    instruct, copy, one, second = kept()
     assert said(one) == ["first", "完done", "again", "完done"]
     assert (said(second), said(copy)) == (["second", "完done"], [])
     assert sorted(node.content for node in copy.nodes.values() if node.role == "user") == ["again", "first", "other"]
     assert [node.content for node in copy.nodes.values() if node.pinned] == ["other"]
+    assert (instruct.mode, copy.mode) == ("instruct", "chat")
+    assert said(instruct)[0].endswith("\n\na text")
 
 
 def test_the_last_conversation_goes_on(talk: Callable[..., Any], bq: Bq) -> None:
@@ -150,11 +158,17 @@ def test_what_has_no_room_is_told_and_what_a_script_sets_is_for_the_script_alone
     assert settings.load() == settings.Settings()
 
 
-def test_what_is_set_holds_unless_the_command_line_says_otherwise(talk: Callable[..., Any], bq: Bq) -> None:
+def test_what_is_set_holds_unless_the_command_line_says_otherwise(
+    talk: Callable[..., Any], bq: Bq, speaker: Path
+) -> None:
     settings.save(settings.Settings(language="zh", parameters={"max_tokens": 3, "temperature": 0.5}))
-    done = talk("hello", "/params", env={"BQ_LANG": "", "LC_ALL": "C"})
+    own: dict[str, Any] = {"env": {"BQ_LANG": "", "LC_ALL": "C"}}
+    shown = "temp {} .*\n.*\n.*\n.*\n.*\nmax-tokens 3 "
+    done = bq("chat", "-m", speaker, stdin=b"/params\n", **own)
+    assert re.search(shown.format("0.5"), told(done))
+    done = talk("hello", "/params", **own)
     assert (done.stdout.decode(), "已截断" in told(done)) == ("完\n", True)
-    assert re.search(r"^temp 0 .*\n.*\n.*\n.*\n.*\nmax-tokens 3 ", told(done), re.MULTILINE), "--greedy goes before"
+    assert re.search(shown.format("0"), told(done)), "--greedy goes before"
     for choice, options in (({"BQ_LANG": ""}, ("--lang", "en")), ({"BQ_LANG": "en"}, ())):
         assert "There is no file" in told(bq("chat", "-m", "none.gguf", *options, env=choice))
 
@@ -285,14 +299,14 @@ def test_ctrl_c_stops_an_answer_and_keeps_it_and_at_the_prompt_it_says_how_to_qu
     terminal = on_terminal(endless, "--plain", "--max-tokens", 3000, TERM="xterm")
     terminal.wait("> ")
     terminal.type("go\n")
-    terminal.wait("abcabc")
+    terminal.wait("123123")
     terminal.type("\x03")
     terminal.wait("(stopped; /continue goes on)")
     terminal.wait("> ")
     length = len(said(kept()[0])[1])
     assert kept()[0].path()[1].stop == "cancel"
     terminal.type("/continue\n")
-    terminal.wait("abcabc")
+    terminal.wait("123123")
     terminal.type("\x03")
     terminal.wait("(stopped")
     terminal.wait("> ")
@@ -303,7 +317,7 @@ def test_ctrl_c_stops_an_answer_and_keeps_it_and_at_the_prompt_it_says_how_to_qu
     assert terminal.status() == 0
     answer = said(kept()[0])[1]
     assert len(answer) > length > 0
-    assert answer in "abc" * 3000
+    assert answer in "123" * 3000
 
 
 @posix
@@ -335,7 +349,7 @@ def test_after_kill_9_the_conversation_goes_on_with_what_was_written(
     os.kill(terminal.pid, signal.SIGKILL)
     terminal.status()
     (one,) = kept()
-    assert said(one)[1].startswith("abcabc")
+    assert said(one)[1].startswith("123123")
     assert one.path()[1].stop == "cancel"
     done = talk("/retry", options=("--continue",))
     assert (done.returncode, done.stdout.decode()) == (0, "完done\n")
@@ -348,14 +362,14 @@ def test_a_model_that_dies_is_told_and_loaded_again(on_terminal: Callable[..., T
     terminal = on_terminal(endless, "--plain", "--max-tokens", 3000, TERM="dumb")
     terminal.wait("> ")
     terminal.type("go\n")
-    terminal.wait("abcabc")
+    terminal.wait("123123")
     (child,) = Path(f"/proc/{terminal.pid}/task/{terminal.pid}/children").read_text().split() or ("",)
     os.kill(int(child), signal.SIGKILL)
     terminal.wait("/retry loads the model again.")
     terminal.wait("> ")
     terminal.type("/retry\n")
     terminal.wait("Ready")
-    terminal.wait("abcabc")
+    terminal.wait("123123")
     terminal.type("\x03")
     terminal.wait("(stopped")
     os.kill(terminal.pid, signal.SIGTERM)
@@ -370,6 +384,23 @@ def test_a_wrong_theme_is_a_wrong_use(on_terminal: Callable[..., Terminal], spea
 
 
 # Parts
+
+
+@pytest.mark.parametrize("missing", [None, "stdin", "stdout", "stderr"])
+@pytest.mark.parametrize(
+    ("terminal", "draws"), [("xterm", True), ("dumb", False), ("", False), (None, os.name == "nt")]
+)
+def test_the_app_is_drawn_only_where_it_can_be(
+    monkeypatch: pytest.MonkeyPatch, missing: str | None, terminal: str | None, draws: bool
+) -> None:
+    for name in ("stdin", "stdout", "stderr"):
+        stream = io.StringIO()
+        monkeypatch.setattr(stream, "isatty", lambda name=name: name != missing)
+        monkeypatch.setattr(sys, name, stream)
+    monkeypatch.delenv("TERM", raising=False)
+    if terminal is not None:
+        monkeypatch.setenv("TERM", terminal)
+    assert can_draw() == (draws and missing is None)
 
 
 def piped(data: bytes, monkeypatch: pytest.MonkeyPatch) -> list[Typed]:
@@ -425,7 +456,7 @@ def test_thoughts_are_counted_and_not_on_stdout(cuts: list[int], thought: str, a
     out, err = io.StringIO(), io.StringIO()
     voice = Voice()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        for start, end in zip(places, places[1:], strict=False):
+        for start, end in pairwise(places):
             voice.add(text[start:end])
         voice.end()
     assert out.getvalue() == (answer.lstrip("\n") if thought else answer) + "\n"
@@ -440,6 +471,9 @@ def test_no_control_character_of_a_model_reaches_the_terminal(capsys: pytest.Cap
 
 
 def test_the_line_mode_starts_without_what_is_heavy() -> None:
-    code = "import sys, bq.tui.plain, bq.tui.plain_commands; print([m for m in ('numpy', 'gguf', 'llama_cpp') if m in sys.modules])"
+    code = (
+        "import sys, bq.tui.plain, bq.tui.plain_commands\n"
+        "print([name for name in ('numpy', 'gguf', 'llama_cpp') if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -409,6 +409,7 @@ def test_a_file_is_read_by_what_it_is(tmp_path: Path) -> None:
         "without": to_json(made),
         "plain.txt": to_markdown(made),
         "bom.json": "\ufeff" + to_json(made),
+        "bom.md": "\ufeff" + to_markdown(made),
     }.items():
         (tmp_path / name).write_bytes(text.encode())
         assert said(read_conversation(tmp_path / name)) == said(made), name

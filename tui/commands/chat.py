@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bq.runtime import language
 from bq.runtime.errors import UsageError
-from bq.runtime.language import say
+from bq.runtime.language import is_chosen, say, set_language
 from bq.tui.answer import check_text
 from bq.tui.commands.options import (
     SAMPLING,
@@ -75,12 +74,12 @@ def _settings(theme: str | None) -> "Settings":
     from bq.tui.settings import load
 
     settings = load()
-    if settings.language and language._current is None and not os.environ.get("BQ_LANG"):
-        language.set_language(settings.language)
+    if settings.language and not is_chosen():
+        set_language(settings.language)
     return settings if theme is None else replace(settings, theme=theme)
 
 
-def _can_draw() -> bool:
+def can_draw() -> bool:
     """Whether keys can come in and a screen go out: Textual reads stdin and draws on stderr."""
     terminal = os.environ.get("TERM", "unknown" if os.name == "nt" else "")
     return terminal not in ("", "dumb") and all(one.isatty() for one in (sys.stdin, sys.stdout, sys.stderr))
@@ -101,7 +100,7 @@ def _chat(system: str, kept: KeptSession | None, settings: "Settings", given: di
         "resume": _latest("instruct" if given["instruct"] else "chat") if given["goes_on"] else None,
         "settings": settings,
     }
-    if given["plain"] or not _can_draw():
+    if given["plain"] or not can_draw():
         return _talk(arguments, given)
     _open_app(arguments, given)
     return 0

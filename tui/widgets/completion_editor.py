@@ -80,7 +80,12 @@ class CompletionEditor(TextArea):
         self.move_cursor(self.document.end)
 
     def edit(self, edit: Edit) -> EditResult:
-        """As TextArea's, which all that is typed, pasted and deleted goes through: controls stay out, tokens move."""
+        """As TextArea's, which all that is typed, pasted and deleted goes through: controls stay out, tokens move.
+
+        While the model writes, nothing happens.
+        """
+        if self.completion.is_running:
+            return EditResult(self.cursor_location, "")
         change = self.completion.replacing(
             self.offset_at(edit.top), self.offset_at(edit.bottom), plain(clean(edit.text))
         )

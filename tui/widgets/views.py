@@ -85,9 +85,14 @@ class Page(Vertical):
         """Say something about the model or an answer."""
         await self.notices.mount(notice)
 
+    async def notice_of_model(self, notice: Notice) -> None:
+        """Say something that holds until another model is loaded."""
+        notice.add_class("of-model")
+        await self.notice(notice)
+
     async def forget_model(self) -> None:
         """Take away what was said of the model before."""
-        await self.notices.remove_children("Notice")
+        await self.notices.remove_children(".of-model")
 
     @abstractmethod
     def scroll_pages(self, pages: int) -> None: ...
@@ -388,7 +393,11 @@ class CompletePage(Page):
         return self.view.text
 
     def insert_text(self, text: str) -> None:
-        self.view.editor.insert(text)
+        if not self.view.is_running:
+            self.view.editor.insert(text)
+
+    def retell(self) -> None:
+        self.view.editor.show_hint()
 
     async def clear(self) -> None:
         self.view.clear()

@@ -22,8 +22,10 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     module = ModuleType("bq.runtime.loading")
     module.load, module.LoadOptions = fake.load, LoadOptions  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "bq.runtime.loading", module)
+    monkeypatch.setattr("bq.tui.remote.start_worker", fake.start_worker)
+    monkeypatch.setattr("bq.tui.candidates.examine", fake.examine)
     monkeypatch.setattr("bq.tui.app.copy_natively", lambda text: fake.copied.append(text))
-    monkeypatch.setattr("bq.tui.app.LOOK_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr("bq.tui.app_answers.LOOK_EVERY_SECONDS", 0.01)
     monkeypatch.setattr(language, "_current", "en")
     yield fake
     fake.release()

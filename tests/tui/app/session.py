@@ -9,7 +9,7 @@ from typing import Any
 from textual.pilot import Pilot
 
 from bq.tui.app import ChatApp
-from bq.tui.widgets.answer import Answer
+from bq.tui.widgets.message import Answer
 from bq.tui.widgets.prompt import Prompt
 
 from .fake import Fake, LoadOptions

@@ -7,8 +7,9 @@ import pytest
 from textual.app import App
 from textual.widgets import Static
 
-from bq.tui.harmless import with_no_controls
-from bq.tui.widgets.answer import Answer, AnswerMarkdown
+from bq.tui.line_filter import with_no_controls
+from bq.tui.widgets.markdown import AnswerMarkdown
+from bq.tui.widgets.message import Answer
 
 TEXTS = {
     "prose": "第一段。\n同一段的第二行。\n\n第二段 **粗体** 和 `代码`。\n",

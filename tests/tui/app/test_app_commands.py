@@ -97,7 +97,7 @@ async def test_export_and_import_bring_the_conversation_back(start, fake, tmp_pa
             await s.send(f"/export {path}")
             await s.until(path.exists)
             await s.send(f"/export {path}")
-            await s.until(lambda: s.shows("exists already"))
+            await s.until(lambda: s.shows("/export! replaces it."))
             s.prompt.clear()
             await s.send(f"/export! {path}")
             await s.pilot.pause()
@@ -167,7 +167,10 @@ async def test_a_template_fills_the_single_mode(start, fake):
     async with start(size=(100, 40)) as s:
         await s.send("/template classify I like it")
         await s.until(lambda: s.app.desk_mode == "instruct")
-        assert s.shows("positive, negative or neutral", "I like it", "Output: one of positive,negative,neutral")
+        view = s.app.desk.view
+        assert view.prompt.text == "Is the mood of the following text positive, negative or neutral?"
+        assert view.material.text == "I like it"
+        assert s.shows("Output: one of")
         await s.press("enter")
         await s.ready()
         form = fake.keywords["form"]

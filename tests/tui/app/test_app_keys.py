@@ -8,7 +8,7 @@ from textual.command import CommandPalette
 
 from bq.runtime.language import set_language
 from bq.tui.app import ChatApp
-from bq.tui.widgets.help import HelpScreen
+from bq.tui.dialogs.help import HelpScreen
 from bq.tui.widgets.prompt import Prompt
 
 

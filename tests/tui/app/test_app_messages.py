@@ -80,6 +80,7 @@ async def test_versions_of_an_answer_are_kept_and_stand_side_by_side(start, fake
         await s.press("escape", "left")
         await s.pilot.pause()
         assert s.shows("the red fox", "‹1/2›")
+        await s.press("escape")
         await s.ask("two")
         assert [m.content for m in fake.asked[-1]] == ["one", "the red fox", "two"]
 

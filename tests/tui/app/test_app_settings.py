@@ -99,7 +99,7 @@ async def test_another_model_is_loaded_and_the_conversation_stays(start, fake, t
         options.focus()
         await s.press("down", "enter")
         await s.ready()
-        assert fake.loaded[-1].name == "b.gguf"
+        assert s.app.path.name == "b.gguf"
         assert fake.open_models == 1
         await s.ask("two")
         assert [m.content for m in fake.asked[-1]][::2] == ["one", "two"]

@@ -1,22 +1,14 @@
 """The chat's state, without an app: what is sent, what is kept, what the status line says."""
 
-import sys
-import threading
-from types import SimpleNamespace
-
 import pytest
 
 from bq.runtime import language
-from bq.runtime.errors import BqError
 from bq.runtime.prompt import Message
 from bq.tui import clipboard
 from bq.tui.conversation import Conversation, instruction_text
-from bq.tui.engine import Answering, Engine, Loading
 from bq.tui.harmless import clean
 from bq.tui.keys import texts
-from bq.tui.status import Status, observe, parts, short
-
-from .fake import Fake
+from bq.tui.status import Status, parts, short
 
 
 @pytest.fixture(autouse=True)
@@ -132,75 +124,6 @@ def test_every_key_is_described_in_both_languages():
 
 def test_pasted_text_loses_its_control_characters_only():
     assert clean("a\x1b[31m\r\nb\rc\td\x9b\u202e\x07好") == "a[31m\nb\nc\td好"
-
-
-def engine_with(fake: Fake, monkeypatch, tmp_path) -> Engine:
-    monkeypatch.setitem(sys.modules, "bq.runtime.loading", SimpleNamespace(load=fake.load))
-    return Engine(tmp_path / "m.gguf", None)
-
-
-def test_jobs_tell_their_errors_and_raise_none(monkeypatch, tmp_path):
-    fake = Fake(load_error=MemoryError("no room"))
-    engine = engine_with(fake, monkeypatch, tmp_path)
-    loading = Loading()
-    engine.work(loading)
-    assert loading.done
-    assert "MemoryError: no room" in loading.error.cause
-    answering = Answering([Message("user", "x")])
-    engine.work(answering)
-    assert isinstance(answering.error, BqError)
-
-
-def test_the_engine_frees_its_model_once(monkeypatch, tmp_path):
-    fake = Fake()
-    engine = engine_with(fake, monkeypatch, tmp_path)
-    engine.work(Loading())
-    assert fake.open_models == 1
-    engine.close()
-    engine.close()
-    assert fake.open_models == 0
-
-
-def test_closing_stops_an_answer_and_waits_for_its_end(monkeypatch, tmp_path):
-    fake = Fake()
-    engine = engine_with(fake, monkeypatch, tmp_path)
-    engine.work(Loading())
-    fake.writing.shut()
-    engine.job = job = Answering([Message("user", "x")])
-    worker = threading.Thread(target=engine.work, args=(job,))
-    worker.start()
-    closer = threading.Thread(target=engine.close, daemon=True)
-    closer.start()
-    closer.join(3)
-    fake.release()
-    worker.join()
-    assert (job.stop, job.done) == ("cancel", True)
-    assert engine.model is None
-
-
-def test_what_the_engine_does_is_seen_from_its_job(monkeypatch, tmp_path):
-    fake = Fake(dropped_rounds=2)
-    engine = engine_with(fake, monkeypatch, tmp_path)
-    engine.job = Loading()
-    assert observe(engine, None).activity == "loading"
-    engine.job.cancel.set()
-    assert observe(engine, None).activity == "stopping"
-    engine.work(engine.job)
-    assert (observe(engine, None).activity, engine.busy) == ("stopping", True), "until the screen has seen the end"
-    engine.job.settled = True
-    assert (observe(engine, None).activity, engine.busy) == ("failed", False)
-    engine.work(Loading())
-    engine.job = job = Answering([Message("user", "x")])
-    job.read = (3, 4)
-    assert (observe(engine, job).activity, observe(engine, job).percent) == ("reading", 75)
-    job.begun = True
-    assert observe(engine, job).activity == "writing"
-    engine.work(job)
-    job.settled = True
-    after = observe(engine, job)
-    assert (after.activity, after.model, after.dropped_rounds) == ("ready", "Baichuan2-7B-Chat Q4_K_M", 2)
-    assert after.context == 4096
-    assert after.tokens_per_second == 12.5
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from textual.app import App, ComposeResult
 from textual.containers import VerticalScroll
 
 from bq.runtime import language
-from bq.tui.harmless import with_no_controls
+from bq.tui.line_filter import with_no_controls
 from bq.tui.widgets.compare import CompareView
 
 
@@ -131,18 +131,20 @@ async def test_the_second_answer_leaves_the_first_one():
         assert "two" in app.drawn()
 
 
-async def test_a_comparison_that_comes_too_late_is_not_shown():
+@pytest.mark.parametrize("texts", [("the cat", "the dog"), ("", "")])
+async def test_a_comparison_that_comes_too_late_is_not_shown(texts):
     app = Desk()
     async with app.run_test(size=(120, 20)) as pilot:
-        for side, text in (("left", "the cat"), ("right", "the dog")):
+        for side, text in zip(("left", "right"), texts, strict=True):
             app.view.begin(side, side)
             app.view.feed(side, text)
             app.view.finish(side, 1, 1)
         app.view.begin("left", "new")
-        app.view.feed("left", "the cat")
+        app.view.feed("left", texts[0])
         await app.workers.wait_for_complete()
         await pilot.pause()
         assert app.marked() == []
+        assert "same" not in app.drawn()
         assert "%" not in app.drawn()
 
 
@@ -159,6 +161,7 @@ async def test_text_is_only_text(finish):
         await app.workers.wait_for_complete()
         await pilot.pause()
         drawn = app.drawn()
+        assert "\x1b" not in app.view.text("left")
         assert "[bold]x[/bold] [@click=app.quit]q[/] [31mred]52;c;x gnp" in drawn
         assert "\x1b" not in drawn
         assert "\u202e" not in drawn

@@ -115,8 +115,10 @@ async def test_while_the_model_writes_nobody_else_does():
             "b", "enter", "backspace", "delete", "ctrl+z", "ctrl+y", "ctrl+x", "ctrl+k", "ctrl+u", "ctrl+g"
         )
         app.post_message(events.Key("alt+1", "1"))
+        app.view.editor.insert("from elsewhere")
         await pilot.pause()
         assert app.view.text == text == "a sat\n"
+        assert same(app.view)
         assert app.asked == ["a"]
         await app.end("stopped")
         await pilot.press("b")
@@ -205,6 +207,7 @@ async def test_a_part_of_a_character_is_shown_as_bytes_and_cannot_be_taken():
         await pilot.pause()
         assert app.asked == ["a"]
         assert '3 "\\xe7"' in app.drawn()
+        assert app.query_one(OptionList).get_option_at_index(2).disabled
 
 
 async def test_one_jumps_from_token_to_token_also_within_a_character():

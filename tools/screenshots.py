@@ -1,0 +1,121 @@
+"""Makes the pictures of the READMEs: the app with the demo model, in each mode and both languages.
+
+.venv/bin/python tools/screenshots.py
+"""
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from bq.convert.convert import convert, demo_checkpoint, prepare
+from bq.runtime.language import set_language
+from bq.runtime.values import LoadOptions, Sampling
+from bq.tui import app_dialogs
+from bq.tui.app import ChatApp
+from bq.tui.settings import Settings
+from bq.tui.templates import templates
+from bq.tui.widgets.views import CompletePage
+
+SCREENS = Path(__file__).resolve().parent.parent / "docs" / "screens"
+SIZE = (100, 28)
+GREEDY = Sampling(temperature=0, repeat_penalty=1.05)
+TEXTS = {
+    "en": {
+        "questions": ["What is Q4_K_M?", "Which mixture should I choose?"],
+        "draft": "Does it run offline?",
+        "input": "bq converts a Baichuan checkpoint and runs it on a laptop, offline. I like it.",
+        "beginning": "The NormHead of Baichuan 2",
+    },
+    "zh": {
+        "questions": ["Q4_K_M 是什么？", "我该选哪种量化？"],
+        "draft": "可以离线使用吗？",
+        "input": "bq 把 Baichuan 检查点转换后在笔记本上离线运行，我很喜欢。",
+        "beginning": "Baichuan 2 的 NormHead",
+    },
+}
+
+Steps = Callable[[ChatApp, dict[str, list[str] | str]], Awaitable[None]]
+
+
+async def chat(app: ChatApp, texts: dict[str, list[str] | str]) -> None:
+    """Two rounds, and a draft that is being counted."""
+    for question in texts["questions"]:
+        await send(app, question)
+    desk = app.desks["chat"]
+    desk.view.prompt.write(str(texts["draft"]))
+
+
+async def instruct(app: ChatApp, texts: dict[str, list[str] | str]) -> None:
+    """A template with a fixed form of the answer."""
+    classify = next(one for one in templates() if one.form and one.form.kind == "choices")
+    app_dialogs.use_template(app, classify, str(texts["input"]))
+    await answered(app, lambda: app.desks["instruct"].view.prompt.action_send())
+
+
+async def complete(app: ChatApp, texts: dict[str, list[str] | str]) -> None:
+    """A text that went on, and what else might have come."""
+    app.show_mode("complete")
+    page = app.desks["complete"].page
+    assert isinstance(page, CompletePage)
+    page.view.editor.insert(str(texts["beginning"]))
+    await answered(app, page.view.action_go_on)
+    for _ in range(4):
+        page.view.action_jump(False)
+
+
+async def conversations(app: ChatApp, texts: dict[str, list[str] | str]) -> None:
+    """The list of what was said, above a chat."""
+    await send(app, str(texts["questions"][0]))
+    app.action_conversations()
+
+
+SHOTS: dict[str, Steps] = {"chat": chat, "instruct": instruct, "complete": complete, "conversations": conversations}
+
+
+async def send(app: ChatApp, text: str) -> None:
+    prompt = app.desks["chat"].view.prompt
+    prompt.write(text)
+    await answered(app, prompt.action_send)
+
+
+async def answered(app: ChatApp, act: Callable[[], None]) -> None:
+    """Do something that brings an answer, and wait for its end."""
+    act()
+    await asyncio.sleep(0.5)
+    while app.engine.busy:
+        await asyncio.sleep(0.05)
+
+
+async def shoot(name: str, language: str, model: Path) -> None:
+    """One picture, in the dark theme that is the default."""
+    set_language(language)
+    app = ChatApp(
+        model, LoadOptions(ctx=1024), mode="chat", sampling=GREEDY, max_tokens=120, settings=Settings(language=language)
+    )
+    async with app.run_test(size=SIZE) as pilot:
+        while app.engine.busy or app.engine.model is None:
+            await asyncio.sleep(0.05)
+        await SHOTS[name](app, TEXTS[language])  # type: ignore[arg-type]  # the table's values are of both kinds
+        await asyncio.sleep(1.0)
+        await pilot.pause()
+        SCREENS.mkdir(parents=True, exist_ok=True)
+        path = SCREENS / f"{name}-{language}.svg"
+        path.write_text(app.export_screenshot(title="bq chat"), encoding="utf-8")
+        print(path.relative_to(SCREENS.parent.parent))
+
+
+def main() -> None:
+    """All of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "bq-demo-Q4_K_M.gguf"
+        convert(prepare(demo_checkpoint(), "Q4_K_M", name="bq-demo"), model, threads=2)
+        for language in TEXTS:
+            for name in SHOTS:
+                os.environ["BQ_HOME"] = str(Path(folder) / f"{name}-{language}")
+                asyncio.run(shoot(name, language, model))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""The last gate before the terminal: no control character is drawn, wherever it came from.
+
+Textual strips five control codes and lets the rest through, the escape character among them; a percent-encoded one even
+comes back out of Markdown's autolinks (`http://x/%1b[31m`). So the whole app draws through this.
+"""
+
+import re
+from collections.abc import Sequence
+
+from rich.segment import Segment
+from textual.color import Color
+from textual.filter import LineFilter
+
+from bq.tui.harmless import CONTROLS
+
+_CONTROLS = re.compile(f"[{CONTROLS}\t\n]")  # a line that is drawn has no breaks
+
+
+class NoControls(LineFilter):
+    """Takes control characters out of every drawn line. They are counted as 0 cells wide, so nothing moves."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        if not any(_CONTROLS.search(segment.text) for segment in segments):
+            return segments
+        return [
+            segment if segment.control else Segment(_CONTROLS.sub("", segment.text), segment.style)
+            for segment in segments
+        ]
+
+
+def with_no_controls(filters: Sequence[LineFilter]) -> list[LineFilter]:
+    """Those filters after the one that takes control characters out."""
+    return [_NO_CONTROLS, *filters]
+
+
+_NO_CONTROLS = NoControls()  # one object: Textual caches filtered lines by filter
