@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 COUNT_AFTER_SECONDS = 0.15
 KEEP_DRAFT_AFTER_SECONDS = 0.5
+LOOK_AT_PROCESS_SECONDS = 0.5
 MODES: tuple[Mode, ...] = ("chat", "instruct", "complete")
 
 
@@ -136,6 +137,15 @@ class ChatApp(App[None], inherit_bindings=False):
         self._chat_screen.query_one(Suggestions).candidates = self._candidates
         self.load()
         self._take_up()
+        self.set_interval(LOOK_AT_PROCESS_SECONDS, self._look_at_process)
+
+    async def _look_at_process(self) -> None:
+        """The model's process may end while nothing is asked of it."""
+        lost = self.engine.lost
+        if lost is not None and not self.engine.busy:
+            self.engine.lost = None
+            await self.tell(lost)
+            self.show_status()
 
     def _candidates(self, name: str) -> Sequence[str]:
         from bq.tui.app_commands import candidates

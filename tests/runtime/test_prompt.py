@@ -148,14 +148,15 @@ def _with_pins(lengths: Sequence[tuple[int, int]], pinned: set[int], budget: int
 
 @settings(max_examples=400, deadline=None)
 @given(
-    lengths=_lengths,
-    pinned=st.sets(st.integers(-1, 31), max_size=5),
-    budget=st.integers(12, 90),
+    rounds=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.booleans()), min_size=1, max_size=20),
+    budget=st.integers(12, 120),
     headroom=st.sampled_from([0.0, 0.25, 0.5]),
 )
 def test_pinned_rounds_stay_and_the_newest_of_the_others_fill_what_they_leave(
-    lengths: list[tuple[int, int]], pinned: set[int], budget: int, headroom: float
+    rounds: list[tuple[int, int, bool]], budget: int, headroom: float
 ) -> None:
+    lengths = [(asked, answered) for asked, answered, _ in rounds]
+    pinned = {i for i, (_, _, is_pinned) in enumerate(rounds) if is_pinned} | {-1, 99}  # no round, and no matter
     messages = held(lengths, len(lengths) - 1)
     kept = _with_pins(lengths, pinned, budget, headroom)
     ids = [token for i in kept for token in _round(i, lengths[i], i == len(lengths) - 1)]

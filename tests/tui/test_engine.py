@@ -15,6 +15,7 @@ from bq.runtime.errors import BqError, Cancelled
 from bq.runtime.prompt import Message
 from bq.tui.engine import Answering, Engine, Job, Loading, Question, Unsent
 from bq.tui.kept_session import KeptSession
+from bq.tui.remote import RemoteModel
 from bq.tui.status import observe
 from tests.tui.app.fake import Fake, LoadOptions, ModelInfo
 
@@ -213,6 +214,18 @@ def test_a_process_that_ends_in_loading_is_told_by_it(setup: Setup) -> None:
     worker.join(20)
     assert "(signal 11)" in str(job.error)
     assert (setup.engine.model, setup.engine.lost, setup.engine.was_loaded) == (None, None, False)
+
+
+def test_a_process_that_ends_in_taking_up_a_session_is_told_by_the_loading(setup: Setup) -> None:
+    class Deadly:
+        def restore(self, model: RemoteModel) -> None:
+            setup.fake.die(-6)
+            model.save_session(PATH, HELLO)
+
+    loading = Loading(PATH, Deadly())  # type: ignore[arg-type]
+    setup.engine.work(loading)
+    assert "aborted (signal 6)" in str(loading.error)
+    assert (setup.engine.model, setup.engine.died, setup.engine.lost) == (None, True, None)
 
 
 def test_a_draft_is_counted_while_nothing_runs_pins_included(setup: Setup) -> None:

@@ -604,6 +604,26 @@ def test_a_file_is_brought_to_the_version_of_the_program(path: Path) -> None:
         db.close()
 
 
+class Beaten(sqlite3.Connection):
+    """Another process brings the file to today's version just before this one begins to."""
+
+    is_beaten = False
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        if sql == "BEGIN IMMEDIATE" and not Beaten.is_beaten:
+            Beaten.is_beaten = True
+            connect(Path(super().execute("PRAGMA database_list").fetchone()[2])).close()
+        return super().execute(sql, *parameters)
+
+
+def test_a_step_that_another_process_took_is_not_taken_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_schema.sqlite3, "connect", partial(sqlite3.connect, factory=Beaten))
+    monkeypatch.setattr(Beaten, "is_beaten", False)
+    db = connect(path)
+    assert (Beaten.is_beaten, db.execute("PRAGMA user_version").fetchone()) == (True, (1,))
+    db.close()
+
+
 def test_a_step_that_fails_leaves_the_file_at_the_version_before(path: Path) -> None:
     Store.open(path).close()
     broken = (*STEPS, ("CREATE TABLE half (x)", "SELECT * FROM nowhere_at_all", "CREATE TABLE more (x)"))

@@ -117,9 +117,8 @@ def test_errors_stay_of_their_kind(error: BqError, kind: type) -> None:
 
 def taken(data: bytes) -> None:
     """As either end takes it. Raises BqError alone."""
-    for kinds in (REQUESTS, REPLIES):
-        for line in wire.lines(io.BytesIO(data)):
-            wire.open_envelope(wire.decode(line), kinds)
+    for line in wire.lines(io.BytesIO(data)):
+        wire.open_envelope(wire.decode(line), {**REQUESTS, **REPLIES})
 
 
 def taken_or_refused(data: bytes) -> None:

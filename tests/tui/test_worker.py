@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from bq.tui import remote, wire
 from bq.tui.answer_form import AnswerForm
 from bq.tui.engine import Answering, Engine, Job, Loading, Question
 from bq.tui.kept_session import session_in_use
-from bq.tui.worker import Piece, together
+from bq.tui.worker import Piece, Worker, together
 from tests.support.scripted import byte_tokens
 from tests.support.tokenizer import ASSISTANT_ID
 
@@ -377,6 +378,32 @@ def test_the_process_imports_nothing_from_the_folder_of_the_app(
     monkeypatch.chdir(tmp_path)
     with remote.start_worker() as process:
         assert process.communicate(b"", timeout=60) == (b"", b"")
+
+
+@pytest.mark.parametrize("is_writing", [False, True])
+def test_an_end_waits_for_nothing_but_a_file_that_is_being_written(is_writing: bool) -> None:
+    begun, release, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def work(*_: object) -> int:
+        begun.set()
+        release.wait(60)
+        return 0
+
+    asked, ask = os.pipe()
+    with open(asked, "rb") as incoming, open(os.devnull, "wb") as outgoing, open(ask, "wb") as app:
+        worker = Worker(incoming, outgoing, closed.set)
+        worker._model = SimpleNamespace(measure=work, save_session=work, close=lambda: None)  # type: ignore[assignment]
+        thread = threading.Thread(target=worker.run, daemon=True)
+        thread.start()
+        request = wire.Save(Path("s"), QUESTION, True) if is_writing else wire.Measure(QUESTION, None, frozenset())
+        app.write(wire.encode(1, request))
+        app.flush()
+        assert begun.wait(60)
+        app.close()
+        assert closed.wait(0.1 if is_writing else 60) != is_writing
+        release.set()
+        assert closed.wait(60)
+        thread.join(60)
 
 
 _texts = st.text(max_size=3)

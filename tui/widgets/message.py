@@ -126,9 +126,8 @@ class Question(Said):
 class Answer(Said):
     """The model's name, what it thought, the text, and how it ended when that was not by itself."""
 
-    def __init__(self, node: Node, name: Callable[[], str] | None = None) -> None:
+    def __init__(self, node: Node) -> None:
         super().__init__(node)
-        self._named = name or (lambda: clean(node.model) or say("Answer", "回答"))
         self._markdown = AnswerMarkdown()
         self._tail = Static(markup=False, classes="tail")
         self._mark = Line(lambda: "", classes="mark")
@@ -231,7 +230,7 @@ class Answer(Said):
         self._tail.display = bool(text.strip())
 
     def _who(self) -> str:
-        return self._named()
+        return clean(self.node.model) or say("Answer", "回答")
 
     def _notes(self) -> list[str]:
         node = self.node

@@ -7,6 +7,7 @@ import pytest
 from textual.app import App
 from textual.widgets import Static
 
+from bq.tui.conversation import Node
 from bq.tui.line_filter import with_no_controls
 from bq.tui.widgets.markdown import AnswerMarkdown
 from bq.tui.widgets.message import Answer
@@ -36,7 +37,7 @@ class Bench(App[None]):
         return with_no_controls(super().get_line_filters())
 
     def compose(self):
-        self.answer = Answer(lambda: "Model")
+        self.answer = Answer(Node("a", None, "assistant", stop="", model="Model"))
         yield self.answer
 
 

@@ -32,7 +32,9 @@ async def test_an_unknown_command_is_given_back_with_the_nearest_one(start, fake
         assert s.prompt.text == "/undoo"
 
 
-@pytest.mark.parametrize(("line", "text"), [("/etc/passwd is what?", "/etc/passwd is what?"), ("//help me", "/help me")])
+@pytest.mark.parametrize(
+    ("line", "text"), [("/etc/passwd is what?", "/etc/passwd is what?"), ("//help me", "/help me")]
+)
 async def test_a_text_that_begins_with_a_slash_is_sent(start, fake, line, text):
     async with start() as s:
         await s.ask(line)

@@ -35,7 +35,7 @@ async def test_f2_switches_and_both_sides_are_kept(start, fake):
         await s.ask("do it")
         assert fake.asked[1] == (Message("user", "do it"),)
         assert s.shows("task result")
-        await s.press("f2")
+        await s.press("f2", "f2")
         assert s.shows("chat question", "chat answer")
         assert not s.shows("task result")
         await s.ask("more")
@@ -54,7 +54,7 @@ async def test_an_answer_goes_on_while_the_other_mode_is_shown(start, fake):
         fake.writing.open()
         await s.ready()
         assert not s.shows("chat answer")
-        await s.press("f2")
+        await s.press("f2", "f2")
         assert s.shows("chat answer")
 
 
@@ -66,7 +66,7 @@ async def test_the_result_is_copied(start, fake, how):
         if how == "key":
             await s.press("ctrl+o")
         else:
-            await s.pilot.click("#copy")
+            await s.pilot.click("#copy-answer")
         await s.until(lambda: s.app.clipboard == "the **result**")
 
 

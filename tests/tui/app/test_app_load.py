@@ -75,15 +75,6 @@ async def test_the_files_warnings_are_shown(start, fake, mode):
         assert s.shows("No chat template.")
 
 
-async def test_a_base_model_is_told_from_a_chat_model(start, fake):
-    fake.info = ModelInfo(name="Baichuan2-7B-Base", variant="base")
-    async with start() as s:
-        assert s.shows("This is a Base model", "bq complete", "F2")
-        await s.ask("Hi")
-        assert s.shows("A Base model does not chat.", "Use the Chat release.")
-        assert s.prompt.text == "Hi"
-
-
 async def test_a_base_model_goes_on_with_a_text_in_the_single_mode(start, fake):
     fake.info = ModelInfo(name="Baichuan2-7B-Base", variant="base")
     fake.answers = ["upon a time"]

@@ -3,9 +3,7 @@
 import pytest
 
 from bq.runtime import language
-from bq.runtime.prompt import Message
 from bq.tui import clipboard
-from bq.tui.conversation import Conversation, instruction_text
 from bq.tui.harmless import clean
 from bq.tui.keys import texts
 from bq.tui.status import Status, parts, short
@@ -14,76 +12,6 @@ from bq.tui.status import Status, parts, short
 @pytest.fixture(autouse=True)
 def _english(monkeypatch):
     monkeypatch.setattr(language, "_current", "en")
-
-
-def answered(conversation, question, answer, stop="end"):
-    conversation.ask(question)
-    conversation.write(answer)
-    return conversation.finish(stop)
-
-
-def test_all_rounds_are_sent_with_the_system_text_first():
-    talk = Conversation("Be brief.")
-    answered(talk, "one", "first")
-    answered(talk, "two", "second", "cancel")
-    talk.ask("three")
-    assert talk.messages() == (
-        Message("system", "Be brief."),
-        Message("user", "one"),
-        Message("assistant", "first"),
-        Message("user", "two"),
-        Message("assistant", "second"),
-        Message("user", "three"),
-    )
-
-
-def test_a_round_without_an_answer_is_kept_and_not_sent():
-    talk = Conversation()
-    answered(talk, "one", "", "error")
-    talk.ask("two")
-    assert talk.messages() == (Message("user", "two"),)
-    assert [r.question for r in talk.rounds] == ["one", "two"]
-
-
-def test_a_single_task_carries_nothing_over():
-    task = Conversation("Be brief.", single=True)
-    answered(task, "one", "first")
-    task.ask("two")
-    assert task.messages() == (Message("system", "Be brief."), Message("user", "two"))
-
-
-def test_answering_again_sends_the_same_question_without_the_old_answer():
-    talk = Conversation()
-    answered(talk, "one", "first")
-    talk.ask_again()
-    assert talk.messages() == (Message("user", "one"),)
-    talk.write("better")
-    assert talk.finish("end").answer == "better"
-
-
-@pytest.mark.parametrize("stop", ["cancel", "error"])
-def test_a_new_attempt_that_brings_nothing_gives_the_old_answer_back(stop):
-    talk = Conversation()
-    answered(talk, "one", "first", "length")
-    talk.ask_again()
-    ended = talk.finish(stop)
-    assert (ended.answer, ended.stop) == ("first", "length")
-
-
-def test_there_is_nothing_to_answer_again_at_the_start():
-    assert Conversation().ask_again() is None
-
-
-def test_the_last_answer_skips_failed_rounds():
-    talk = Conversation()
-    answered(talk, "one", "first")
-    answered(talk, "two", "", "error")
-    assert talk.last_answer == "first"
-
-
-def test_the_input_stands_below_the_instruction():
-    assert instruction_text("Translate", "好") == "Translate\n\n好"
-    assert instruction_text("Translate", " \n") == "Translate"
 
 
 @pytest.mark.parametrize(
