@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textual import on, work
-from textual.app import App, SystemCommand
+from textual.app import App
 from textual.binding import Binding
-from textual.command import CommandPalette
 from textual.filter import LineFilter
 from textual.screen import Screen
 from textual.timer import Timer
@@ -31,7 +30,6 @@ from bq.tui.desk import Desk, to_send
 from bq.tui.engine import Answering, Engine, Job, Loading, Unsent
 from bq.tui.harmless import clean
 from bq.tui.keeper import Keeper
-from bq.tui.keys import texts
 from bq.tui.line_filter import with_no_controls
 from bq.tui.screen import ChatScreen
 from bq.tui.settings import Settings
@@ -58,6 +56,7 @@ MODES: tuple[Mode, ...] = ("chat", "instruct", "complete")
 class ChatApp(App[None], inherit_bindings=False):
     TITLE = "bq"
     CSS_PATH = "chat.tcss"
+    ENABLE_COMMAND_PALETTE = False  # Textual's: this one speaks the language of the moment, and never races with itself
     BINDINGS = [
         Binding("f1", "help", "Help", id="chat.help"),
         Binding("f2", "switch", "Mode", id="chat.mode"),
@@ -111,6 +110,7 @@ class ChatApp(App[None], inherit_bindings=False):
         self._resume = resume
         if session is not None:
             self.desks["chat"].conversation = Conversation.of(session.history(system))
+        self._has_dialog = False
         self.last_deleted = ""  # conversation, to be brought back
         self._pause: Timer | None = None
         self._draft_pause: Timer | None = None
@@ -351,8 +351,8 @@ class ChatApp(App[None], inherit_bindings=False):
         self.show_status()
 
     @on(Prompt.Submitted)
-    async def _send(self) -> None:
-        desk = self.desk
+    async def _send(self, event: Prompt.Submitted) -> None:
+        desk = next(desk for desk in self.desks.values() if desk.page in event.prompt.ancestors)
         question = clean(desk.view.question())
         if not question or await self._is_command(desk, question) or self.refuse():
             return
@@ -529,21 +529,30 @@ class ChatApp(App[None], inherit_bindings=False):
     def action_compare(self) -> None:
         self.open_dialog(lambda dialogs: dialogs.compare(self))
 
-    @work(group="dialog", exclusive=True)
-    async def open_dialog(self, open_it: "OpenDialog") -> None:
-        """A dialog takes the keyboard until it is closed; a second one is not opened above it."""
-        if len(self.screen_stack) > 1:
-            return
+    def open_dialog(self, open_it: "OpenDialog") -> None:
+        """Have a dialog take the keyboard until it is closed; a second one is not opened meanwhile.
+
+        No worker is ever cancelled for it: one that changes the screen would take the app's own tasks with it.
+        """
+        if not self._has_dialog and len(self.screen_stack) == 1:
+            self._has_dialog = True
+            self.run_worker(self._in_dialog(open_it), group="dialog")
+
+    async def _in_dialog(self, open_it: "OpenDialog") -> None:
         from bq.tui import app_dialogs
 
         try:
             await open_it(app_dialogs)
         except BqError as error:
             await self.tell(error)
+        finally:
+            self._has_dialog = False
 
     def action_command_palette(self) -> None:
-        if not isinstance(self.screen, CommandPalette):
-            self.push_screen(CommandPalette(placeholder=say("Search commands…", "搜索命令…"), id="--command-palette"))
+        self.open_dialog(lambda dialogs: dialogs.palette(self))
+
+    def action_change_theme(self) -> None:
+        self.open_dialog(lambda dialogs: dialogs.theme(self))
 
     def action_help_quit(self) -> None:
         self.hint(notes.how_to_quit)
@@ -555,14 +564,6 @@ class ChatApp(App[None], inherit_bindings=False):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Esc is greyed in the footer while there is nothing to stop."""
         return True if action != "stop" or self.engine.busy else None
-
-    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        for binding in self.BINDINGS:
-            assert isinstance(binding, Binding)
-            if binding.id and binding.id != "chat.palette":
-                yield SystemCommand(texts()[binding.id], "", getattr(self, f"action_{binding.action}"))
-        yield SystemCommand(say("Compare two models", "对比两个模型"), "", self.action_compare)
-        yield SystemCommand(say("Colour theme", "颜色主题"), "", self.action_change_theme)
 
     @on(Markdown.LinkClicked)
     def _copy_link(self, event: Markdown.LinkClicked) -> None:

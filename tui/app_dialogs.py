@@ -1,7 +1,10 @@
 """What each dialog of the app is opened with, and what follows from what was chosen in it. Imported with the first one."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from textual.binding import Binding
 
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.language import say
@@ -9,10 +12,12 @@ from bq.runtime.prompt import Message
 from bq.tui.answer_form import AnswerForm
 from bq.tui.conversation import Conversation
 from bq.tui.dialogs.conversations import ConversationsScreen
+from bq.tui.dialogs.finder import Finder
 from bq.tui.dialogs.models import ModelsScreen
 from bq.tui.dialogs.settings import Chosen, SettingsScreen, apply_language
 from bq.tui.dialogs.small import Choice, Editor, Entry
 from bq.tui.harmless import clean
+from bq.tui.keys import texts
 from bq.tui.templates import Template, check_form, save_template
 from bq.tui.templates import templates as all_templates
 from bq.tui.widgets.views import InstructView
@@ -29,6 +34,28 @@ async def conversations(app: "ChatApp", search: str = "") -> None:
     id = await app.push_screen_wait(ConversationsScreen(app.keeper, app.desk.conversation.id, search))
     if id is not None and id != app.desk.conversation.id and not (app.engine.busy and app.refuse()):
         await app.open_conversation(id)
+
+
+async def palette(app: "ChatApp") -> None:
+    """Everything that can be done, by its name."""
+    bindings = [one for one in app.BINDINGS if isinstance(one, Binding) and one.id and one.id != "chat.palette"]
+    named = [(one.action, texts()[one.id or ""]) for one in bindings]
+    more = [("compare", say("Compare two models", "对比两个模型")), ("change_theme", say("Colour theme", "颜色主题"))]
+    action = await app.push_screen_wait(Finder(lambda: say("Commands", "命令"), [*named, *more]))
+    if action is not None:
+        app.call_later(app.run_action, action)  # it may open a dialog of its own: after this one
+
+
+async def theme(app: "ChatApp") -> None:
+    """Choose the colours, which are kept."""
+    from bq.tui.settings import save
+
+    names = sorted(app.available_themes)
+    name = await app.push_screen_wait(Finder(lambda: say("Colour theme", "颜色主题"), [(one, one) for one in names]))
+    if name is not None:
+        app.theme = name
+        app.settings = replace(app.settings, theme=name)
+        save(app.settings)
 
 
 async def models(app: "ChatApp") -> None:

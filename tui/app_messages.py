@@ -24,11 +24,11 @@ async def fulfil(app: "ChatApp", desk: Desk, said: Said, wish: Wish) -> None:
         if isinstance(said, Answer):
             said.toggle_thinking()
     elif wish == "menu":
-        app.run_worker(_menu(app, desk, said), group="dialog", exclusive=True)
+        app.open_dialog(lambda _: _menu(app, desk, said))
     elif wish == "edit":
-        app.run_worker(_edit(app, desk, said), group="dialog", exclusive=True)
+        app.open_dialog(lambda _: _edit(app, desk, said))
     elif wish == "side":
-        app.run_worker(_side_by_side(app, desk.conversation, said.node), group="dialog", exclusive=True)
+        app.open_dialog(lambda _: _side_by_side(app, desk.conversation, said.node))
     elif not (app.engine.busy and app.refuse()):
         await _change(app, desk, said.node, wish)
 

@@ -318,13 +318,18 @@ def open_envelope(envelope: Envelope, kinds: Mapping[str, type]) -> Any:
     return unpack(kinds[envelope.kind], envelope.message)
 
 
-# Values
+# Values. Several times as fast as dataclasses' own functions: an answer with alternatives has some hundred of them a second.
+
+_AS_THEY_ARE = frozenset({str, int, float, bool, NoneType, dict})
 
 
 def pack(value: Any) -> Any:
     """A value as JSON has it."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {one.name: pack(getattr(value, one.name)) for one in fields(value)}
+    kind = type(value)
+    if kind in _AS_THEY_ARE:
+        return value
+    if is_dataclass(kind):
+        return {name: pack(getattr(value, name)) for name in _fields(kind)[0]}
     if isinstance(value, (tuple, list)):
         return [pack(one) for one in value]
     if isinstance(value, frozenset):
@@ -336,16 +341,10 @@ def pack(value: Any) -> Any:
 
 def unpack(kind: Any, data: Any) -> Any:
     """A value of a type from JSON. Raises WireError if it is none, and what the type itself raises."""
-    if kind is Any:
-        return data
-    if is_dataclass(kind):
-        return _dataclass(kind, data)
-    origin = get_origin(kind)
-    if origin is not None:
-        return _composed(origin, get_args(kind), data)
-    if kind is UnionType or kind not in _PLAIN:
-        raise TypeError(f"no such values on the wire: {kind}")
-    return _plain(kind, data)
+    if kind in _PLAIN:
+        return _plain(kind, data)
+    origin, inner = _parts(kind)
+    return _dataclass(kind, data) if origin is None else _composed(origin, inner, data)
 
 
 _PLAIN: dict[Any, Any] = {
@@ -359,7 +358,19 @@ _PLAIN: dict[Any, Any] = {
 }
 
 
+@cache
+def _parts(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Of `tuple[int, ...]`: tuple, and what is in it; of a dataclass nothing. Raises TypeError for what no message has."""
+    if is_dataclass(kind):
+        return None, ()
+    if get_origin(kind) is None:
+        raise TypeError(f"no such values on the wire: {kind}")
+    return get_origin(kind), get_args(kind)
+
+
 def _plain(kind: Any, data: Any) -> Any:
+    if type(data) is kind:
+        return data
     if not isinstance(data, _PLAIN[kind]) or (isinstance(data, bool) and kind is not bool):
         raise _is_no(kind.__name__, data)
     if kind not in (float, bytes, Path):
@@ -388,7 +399,7 @@ def _dataclass(kind: Any, data: Any) -> Any:
     if not isinstance(data, dict):
         raise _is_no(kind.__name__, data)
     types, needed = _fields(kind)
-    if not needed <= set(data) <= set(types):
+    if not needed <= data.keys() <= types.keys():
         raise _is_no(kind.__name__, data)
     return kind(**{name: unpack(types[name], value) for name, value in data.items()})
 

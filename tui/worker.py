@@ -4,12 +4,14 @@ It ends by itself when the app is gone, however that ended. Its own stdout is th
 prints there goes to stderr, which the app keeps for `--debug`.
 """
 
+import contextlib
 import os
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from bq.runtime.values import Stats, Step
     from bq.tui.answer_form import AnswerForm
 
-FLUSH_SECONDS = 0.03  # text is gathered for so long: a screen shows no more in between
+GATHER_SECONDS, FLUSH_SECONDS = 0.02, 0.03  # text goes out with the first token after the one, or alone after the other
 _MOST_STEPS = 256  # in one line
 _MOST_FORM_CHARACTERS = 1 << 20
 _LONGEST_WRITING_SECONDS = 60  # of a KV cache, when the app is gone
@@ -265,44 +267,49 @@ class Piece:
     stats: "Stats"
 
 
-@dataclass
+_GATHERED = (Piece, *wire.MEANWHILE)
+
+
 class Outbox:
-    """Writes replies in a thread of its own, so that no token waits for the app; what comes close together goes together."""
+    """Writes replies: at once what the app waits for, text gathered for so long that it is still seen at once.
 
-    stream: BinaryIO
-    _waiting: deque[tuple[int, Any]] = field(default_factory=deque)
-    _some: threading.Event = field(default_factory=threading.Event)
-    _hurry: threading.Event = field(default_factory=threading.Event)
+    The thread that decodes writes itself, which costs the least; another one writes what no later piece takes along in time.
+    A token waits for the app only once the pipe is full.
+    """
 
-    def __post_init__(self) -> None:
-        threading.Thread(target=self._run, daemon=True).start()
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._waiting: deque[tuple[int, Any]] = deque()
+        self._some = threading.Event()
+        self._flushing = threading.Lock()
+        self._flushed = 0.0  # when; on time.monotonic's clock
+        threading.Thread(target=self._flush_late, daemon=True).start()
 
     def put(self, id: int, reply: Any) -> None:
-        """Have it written, at once if the app waits for it."""
+        """Have it written, if need be a little later."""
         self._waiting.append((id, reply))
-        if not isinstance(reply, (Piece, *wire.MEANWHILE)):
-            self._hurry.set()
-        if not self._some.is_set():
+        if not isinstance(reply, _GATHERED) or time.monotonic() - self._flushed >= GATHER_SECONDS:
+            self._flush()
+        else:
             self._some.set()
 
-    def _run(self) -> None:
-        while True:
-            self._some.wait()
-            self._some.clear()
-            self._hurry.clear()
+    def _flush(self) -> None:
+        with self._flushing:
             batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
-            try:
-                self.stream.write(b"".join(_line(id, reply) for id, reply in together(batch)))
-                self.stream.flush()
-            except (OSError, ValueError):  # the app is gone, and the other thread is being told so
-                return
-            self._hurry.wait(FLUSH_SECONDS)
+            self._flushed = time.monotonic()
+            with contextlib.suppress(OSError, ValueError):  # the app is gone, and the listening thread hears of it
+                self._stream.write(b"".join(wire.encode(id, reply) for id, reply in together(batch)))
+                self._stream.flush()
 
-
-def _line(id: int, reply: Any) -> bytes:
-    from bq.runtime.language import get_language
-
-    return wire.encode(id, reply, get_language())
+    def _flush_late(self) -> None:
+        while self._some.wait():
+            left = self._flushed + FLUSH_SECONDS - time.monotonic()
+            if left > 0:
+                time.sleep(left)
+                continue
+            self._some.clear()
+            if self._waiting:
+                self._flush()
 
 
 def together(batch: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:

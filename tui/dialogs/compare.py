@@ -10,12 +10,12 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 
 from bq.runtime.language import say
 from bq.runtime.prompt import Message
 from bq.tui import app_answers, notes
 from bq.tui.conversation import Node
+from bq.tui.dialogs.dialog import Dialog
 from bq.tui.engine import Answering, Loading, Question
 from bq.tui.harmless import clean
 from bq.tui.widgets.compare import CompareView, Side
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _SEED = 1  # the same for both, where none was chosen
 
 
-class VersionsScreen(ModalScreen[None]):
+class VersionsScreen(Dialog[None]):
     """Two versions of a message and their difference."""
 
     BINDINGS = [Binding("escape,v,q", "dismiss", "Close", id="dialog.close")]
@@ -52,7 +52,7 @@ def _version_name(number: int, node: Node) -> Text:
     return lambda: say(f"Version {number}", f"版本 {number}") + (f" · {clean(node.model)}" if node.model else "")
 
 
-class CompareScreen(ModalScreen[None]):
+class CompareScreen(Dialog[None]):
     """The model in use answers, then the other one; then the first is loaded again. Esc stops and closes at any stage."""
 
     BINDINGS = [Binding("escape", "leave", "Close", id="dialog.close", priority=True)]

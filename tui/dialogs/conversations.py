@@ -8,17 +8,18 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.timer import Timer
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
+from bq.tui.dialogs.dialog import Dialog
 from bq.tui.dialogs.small import Entry
 from bq.tui.harmless import clean
 from bq.tui.keeper import Keeper
 from bq.tui.widgets.line import Line
+from bq.tui.widgets.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _SEARCH_AFTER_SECONDS = 0.12
 
 
-class ConversationsScreen(ModalScreen[str | None]):
+class ConversationsScreen(Dialog[str | None]):
     """Gives the id of the conversation to open. Writing searches; the arrow keys go through the list."""
 
     BINDINGS = [
@@ -58,7 +59,7 @@ class ConversationsScreen(ModalScreen[str | None]):
         with Vertical(classes="dialog tall"):
             yield Line(lambda: say("Conversations", "对话"), classes="title")
             yield Input(self._search, placeholder=say("Search in all texts…", "搜索全部内容…"))
-            options = OptionList(markup=False)
+            options = Options(markup=False)
             options.can_focus = False
             yield options
             yield self._hint

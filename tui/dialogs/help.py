@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Horizontal, VerticalScroll
-from textual.screen import ModalScreen
 
 from bq.runtime.language import say
+from bq.tui.dialogs.dialog import Dialog
 from bq.tui.keys import Entry
 from bq.tui.slash import commands
 from bq.tui.widgets.line import Line
 
 
-class HelpScreen(ModalScreen[None]):
+class HelpScreen(Dialog[None]):
     BINDINGS = [Binding("escape,f1,q", "dismiss", "Close", id="help.close", show=False)]
 
     def __init__(self, entries: Sequence[Entry]) -> None:

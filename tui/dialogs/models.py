@@ -9,15 +9,16 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from bq.runtime.language import say
+from bq.tui.dialogs.dialog import Dialog
 from bq.tui.dialogs.small import Entry
 from bq.tui.harmless import clean
 from bq.tui.table import gib
 from bq.tui.widgets.line import Line, Text
+from bq.tui.widgets.options import Options
 
 if TYPE_CHECKING:
     from bq.tui.engine import Candidate, Engine
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _OTHER = "other"
 
 
-class ModelsScreen(ModalScreen[Path | None]):
+class ModelsScreen(Dialog[Path | None]):
     """Gives the file to load. `paths` are those that bq knows of; any other can be named."""
 
     BINDINGS = [Binding("escape", "dismiss", "Close", id="dialog.close")]
@@ -40,7 +41,7 @@ class ModelsScreen(ModalScreen[Path | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog tall"):
             yield Line(self._title, classes="title")
-            yield OptionList(*self._options({}), markup=False)
+            yield Options(*self._options({}), markup=False)
             yield Line(lambda: say("Enter loads it.", "Enter 加载。"), classes="more")
 
     def on_mount(self) -> None:

@@ -8,11 +8,11 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Select, TextArea
 
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.language import say, set_language
+from bq.tui.dialogs.dialog import Dialog
 from bq.tui.dialogs.small import Choice, Entry
 from bq.tui.harmless import clean
 from bq.tui.keeper import Keeper
@@ -31,7 +31,7 @@ class Chosen:
     system: str
 
 
-class SettingsScreen(ModalScreen[Chosen | None]):
+class SettingsScreen(Dialog[Chosen | None]):
     BINDINGS = [
         Binding("ctrl+s", "take", "Take", id="dialog.take", priority=True),
         Binding("escape", "leave", "Close", id="dialog.close"),

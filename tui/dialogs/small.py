@@ -6,16 +6,17 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, TextArea
 from textual.widgets.option_list import Option
 
 from bq.runtime.language import say
+from bq.tui.dialogs.dialog import Dialog
 from bq.tui.harmless import clean
 from bq.tui.widgets.line import Line, Text
+from bq.tui.widgets.options import Options
 
 
-class Choice(ModalScreen[str | None]):
+class Choice(Dialog[str | None]):
     """One of some options, by their names."""
 
     BINDINGS = [Binding("escape", "dismiss", "Close", id="dialog.close")]
@@ -28,14 +29,14 @@ class Choice(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog"):
             yield Line(self._title, classes="title")
-            yield OptionList(*(Option(clean(label), id=name) for name, label in self._options), markup=False)
+            yield Options(*(Option(clean(label), id=name) for name, label in self._options), markup=False)
 
     @on(OptionList.OptionSelected)
     def _choose(self, event: OptionList.OptionSelected) -> None:
         self.dismiss(event.option.id)
 
 
-class Entry(ModalScreen[str | None]):
+class Entry(Dialog[str | None]):
     """A line of text. `check` gives what is wrong with it, or nothing."""
 
     BINDINGS = [Binding("escape", "dismiss", "Close", id="dialog.close")]
@@ -63,7 +64,7 @@ class Entry(ModalScreen[str | None]):
             self.dismiss(text)
 
 
-class Editor(ModalScreen[str | None]):
+class Editor(Dialog[str | None]):
     """A longer text: Ctrl+S takes it."""
 
     BINDINGS = [

@@ -15,6 +15,7 @@ from bq.tui.completion import Choice, Token
 from bq.tui.study import piece_text
 from bq.tui.table import width
 from bq.tui.widgets.line import Line
+from bq.tui.widgets.options import Options
 
 _PIECE_CELLS = 16
 _BAR_CELLS = 8
@@ -38,7 +39,7 @@ class Alternatives(Vertical):
     def __init__(self) -> None:
         super().__init__()
         self._token: Token | None = None
-        self._list = OptionList(compact=True)
+        self._list = Options(compact=True)
         self._heading = Line(self._title, classes="role")
         self._hint = Line(_nothing_here, classes="remedy")
 

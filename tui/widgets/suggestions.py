@@ -3,16 +3,16 @@
 from collections.abc import Callable, Sequence
 
 from textual.content import Content
-from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from bq.tui.harmless import clean
+from bq.tui.widgets.options import Options
 
 Candidates = Callable[[str], Sequence[str]]
 _MOST = 40
 
 
-class Suggestions(OptionList, can_focus=False):
+class Suggestions(Options, can_focus=False):
     """`candidates` gives the arguments that only the app knows."""
 
     DEFAULT_CSS = "Suggestions { height: auto; max-height: 8; display: none; border: none; padding: 0 1; }"

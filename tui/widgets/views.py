@@ -163,7 +163,7 @@ class View(Page):
     def scroll_pages(self, pages: int) -> None:
         (self.log_area.scroll_page_up if pages < 0 else self.log_area.scroll_page_down)(animate=False)
         if pages < 0 and self.log_area.scroll_y <= 0:
-            self.run_worker(self.show_earlier(), exclusive=True, group="earlier")
+            self.call_later(self.show_earlier)
 
     def insert_text(self, text: str) -> None:
         self.prompt.insert(text)

@@ -123,8 +123,10 @@ async def test_the_app_survives_the_end_of_the_models_process_and_loads_it_again
         assert s.shows("No model is loaded: Ctrl+R tries again.")
         await s.press("ctrl+r")
         await s.until(lambda: s.app.engine.model is not None and not s.app.engine.busy, 60)
-        await s.press("ctrl+g")
-        await s.until(lambda: len(s.app.desk.conversation.last_answer) > len(partial), 30)
+        assert s.app.desk.conversation.last_answer == partial
+        await s.press("enter")
+        await s.until(lambda: len(s.app.desk.conversation.rounds) == 2 and s.app.desk.conversation.is_open, 30)
+        await s.until(lambda: s.app.desk.conversation.rounds[1].is_sent, 30)
         await s.press("escape")
         await s.ready()
 

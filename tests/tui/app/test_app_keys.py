@@ -4,10 +4,10 @@ import re
 
 import pytest
 from textual import events
-from textual.command import CommandPalette
 
 from bq.runtime.language import set_language
 from bq.tui.app import ChatApp
+from bq.tui.dialogs.finder import Finder
 from bq.tui.dialogs.help import HelpScreen
 from bq.tui.widgets.prompt import Prompt
 
@@ -85,13 +85,21 @@ async def test_keys_can_be_changed_by_their_ids(start, fake):
 
 async def test_the_palette_has_the_commands_in_the_readers_language(start, fake):
     set_language("zh")
-    async with start(size=(90, 40)) as s:
+    async with start(size=(90, 50)) as s:
         await s.ask("x")
         await s.press("ctrl+p")
-        assert isinstance(s.app.screen, CommandPalette)
-        await s.until(lambda: s.shows("搜索命令", "新建", "重新回答", "颜色主题"))
+        assert isinstance(s.app.screen, Finder)
+        await s.until(lambda: s.shows("搜索", "新建", "重新回答", "颜色主题"))
         await s.press(*"新建", "enter")
         await s.until(lambda: not s.app.desk.conversation.rounds)
+
+
+async def test_the_palette_opens_a_dialog_of_its_own(start):
+    async with start() as s:
+        await s.press("ctrl+p", *"theme", "enter")
+        await s.until(lambda: isinstance(s.app.screen, Finder) and s.shows("dracula"))
+        await s.press(*"dracula", "enter")
+        await s.until(lambda: s.app.theme == "dracula")
 
 
 async def test_ctrl_c_says_how_to_quit(start):

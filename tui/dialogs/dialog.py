@@ -1,0 +1,20 @@
+"""What all dialogs have in common: they go once, however often they are asked to."""
+
+from typing import TypeVar
+
+from textual.await_complete import AwaitComplete
+from textual.screen import ModalScreen
+
+Result = TypeVar("Result")
+
+
+class Dialog(ModalScreen[Result]):
+    """A screen above the app. Two keys that close it may come in one burst; the second means nothing."""
+
+    _is_gone = False
+
+    def dismiss(self, result: Result | None = None) -> AwaitComplete:
+        if self._is_gone:
+            return AwaitComplete.nothing()
+        self._is_gone = True
+        return super().dismiss(result)
