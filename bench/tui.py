@@ -38,7 +38,7 @@ KEYS = 120
 TOKENS_PER_SECOND = 200
 SIZE = (100, 40)
 MINIMAL = """
-import time
+import sys, time
 from textual.app import App
 from textual.widgets import Footer, Markdown, TextArea
 class Minimal(App):
@@ -49,7 +49,7 @@ class Minimal(App):
     def on_ready(self):
         self.call_after_refresh(self.painted)
     def painted(self):
-        print(time.time(), flush=True)
+        print(time.time(), file=sys.__stdout__, flush=True)
         self.exit()
 Minimal().run(headless=True, size=(100, 40))
 """
@@ -63,7 +63,7 @@ class Painted(ChatApp):
         self.call_after_refresh(self.painted)
         await super().on_ready()
     def painted(self):
-        print(time.time(), flush=True)
+        print(time.time(), file=sys.__stdout__, flush=True)
         self.exit()
 Painted(Path(sys.argv[1]), LoadOptions(), resume=sys.argv[2] or None).run(headless=True, size=(100, 40))
 """
@@ -114,6 +114,7 @@ def measure_start(model: Path) -> None:
 def _first_paint(code: str, home: str, *arguments: str) -> float:
     begun = time.time()
     environment = {**os.environ, "BQ_HOME": home}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled once, as what is installed
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=True
     )

@@ -50,13 +50,13 @@ async def chat(app: ChatApp, texts: dict[str, list[str] | str]) -> None:
 async def instruct(app: ChatApp, texts: dict[str, list[str] | str]) -> None:
     """A template with a fixed form of the answer."""
     classify = next(one for one in templates() if one.form and one.form.kind == "choices")
-    app_dialogs.use_template(app, classify, str(texts["input"]))
+    await app_dialogs.use_template(app, classify, str(texts["input"]))
     await answered(app, lambda: app.desks["instruct"].view.prompt.action_send())
 
 
 async def complete(app: ChatApp, texts: dict[str, list[str] | str]) -> None:
     """A text that went on, and what else might have come."""
-    app.show_mode("complete")
+    await app.show_mode("complete")
     page = app.desks["complete"].page
     assert isinstance(page, CompletePage)
     page.view.editor.insert(str(texts["beginning"]))

@@ -17,7 +17,7 @@ from textual.binding import Binding
 from textual.filter import LineFilter
 from textual.screen import Screen
 from textual.timer import Timer
-from textual.widgets import ContentSwitcher, Markdown, TextArea
+from textual.widgets import Markdown, TextArea
 
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
@@ -39,7 +39,6 @@ from bq.tui.widgets.line import Notice
 from bq.tui.widgets.markdown import CodeClicked
 from bq.tui.widgets.message import Answer, Said
 from bq.tui.widgets.prompt import Prompt
-from bq.tui.widgets.suggestions import Suggestions
 from bq.tui.widgets.views import ChatView, CompletePage, Earlier, InstructView, View
 
 if TYPE_CHECKING:
@@ -55,17 +54,17 @@ MODES: tuple[Mode, ...] = ("chat", "instruct", "complete")
 
 class ChatApp(App[None], inherit_bindings=False):
     TITLE = "bq"
-    CSS_PATH = "chat.tcss"
+    CSS_PATH = Path(__file__).with_name("chat.tcss")
     ENABLE_COMMAND_PALETTE = False  # Textual's: this one speaks the language of the moment, and never races with itself
     BINDINGS = [
         Binding("f1", "help", "Help", id="chat.help"),
         Binding("f2", "switch", "Mode", id="chat.mode"),
         Binding("f3,ctrl+l", "conversations", "Chats", id="chat.list"),
         Binding("f4", "models", "Model", id="chat.model"),
-        Binding("f5", "settings", "Settings", id="chat.settings"),
+        Binding("f5", "settings", "Settings", id="chat.settings", show=False),
         Binding("escape", "stop", "Stop", id="chat.stop"),
         Binding("ctrl+n", "new", "New", id="chat.new"),
-        Binding("ctrl+r", "again", "Again", id="chat.again"),
+        Binding("ctrl+r", "again", "Again", id="chat.again", show=False),
         Binding("ctrl+g", "go_on", "Go on", id="chat.go_on", show=False),
         Binding("ctrl+o", "copy_answer", "Copy", id="chat.copy", show=False),
         Binding("ctrl+s", "save_result", "Save", id="chat.save", show=False),
@@ -96,7 +95,7 @@ class ChatApp(App[None], inherit_bindings=False):
         self.keeper = Keeper(self._tell_unkept)
         self.settings = settings or Settings()
         self.desks: dict[Mode, Desk] = {
-            "chat": Desk(Conversation(system=system), ChatView()),
+            "chat": Desk(Conversation(system=system), ChatView(self._candidates)),
             "instruct": Desk(Conversation(mode="instruct", system=system), InstructView()),
             "complete": Desk(Conversation(mode="complete"), CompletePage()),
         }
@@ -114,8 +113,8 @@ class ChatApp(App[None], inherit_bindings=False):
         self.last_deleted = ""  # conversation, to be brought back
         self._pause: Timer | None = None
         self._draft_pause: Timer | None = None
-        pages = [desk.page for desk in self.desks.values()]
-        self._chat_screen = ChatScreen(lambda: clean(self.path.name), pages, self.desk_mode)
+        self._questions: list[str] = []  # asked earlier, the newest first
+        self._chat_screen = ChatScreen(lambda: clean(self.path.name), self.desk.page)
 
     @property
     def desk(self) -> Desk:
@@ -134,7 +133,6 @@ class ChatApp(App[None], inherit_bindings=False):
         if self.settings.theme in self.available_themes:
             self.theme = self.settings.theme
         self.desk.page.focus_target.focus()
-        self._chat_screen.query_one(Suggestions).candidates = self._candidates
         self.load()
         self._take_up()
         self.set_interval(LOOK_AT_PROCESS_SECONDS, self._look_at_process)
@@ -160,12 +158,14 @@ class ChatApp(App[None], inherit_bindings=False):
         elif self._resume is not None:
             await self.open_conversation(self._resume)
         try:
-            questions = await self.keeper.ask(lambda store: store.questions())
+            self._questions = await self.keeper.ask(lambda store: store.questions())
         except BqError as error:
             await self.desk.page.notice(Notice.of(error))
-        else:
-            for prompt in self._chat_screen.query(Prompt):
-                prompt.remember(questions)
+        self._remember_questions()
+
+    def _remember_questions(self) -> None:
+        for prompt in self._chat_screen.query(Prompt):
+            prompt.remember(self._questions)
 
     async def on_unmount(self) -> None:
         """A session is kept afterwards, when the terminal is the user's again: `keep_session`."""
@@ -241,7 +241,7 @@ class ChatApp(App[None], inherit_bindings=False):
         if model is None:
             return
         if not self._has_chosen_mode:
-            self._follow_variant(model.info.variant)
+            await self._follow_variant(model.info.variant)
         for desk in self.desks.values():
             await desk.page.forget_model()
             for warning in model.warnings:
@@ -252,12 +252,12 @@ class ChatApp(App[None], inherit_bindings=False):
         if self._session and self._session.note:
             await self.desks["chat"].page.notice_of_model(Notice("hint", self._session.note))
 
-    def _follow_variant(self, variant: str) -> None:
+    async def _follow_variant(self, variant: str) -> None:
         """The mode for which the file was made, unless something was begun already."""
         fits: Mode = "complete" if variant == "base" else "instruct" if variant == "instruct" else "chat"
         begun = any(desk.conversation.nodes for desk in self.desks.values())
-        if not begun and not self._chat_screen.query_one("#message", Prompt).text:
-            self.show_mode(fits)
+        if not begun and not self.desks["chat"].view.prompt.text:
+            await self.show_mode(fits)
 
     # How answers are drawn
 
@@ -361,7 +361,8 @@ class ChatApp(App[None], inherit_bindings=False):
 
             question = message_text(question)
             desk.page.prompt.clear()
-        desk.view.prompt.remember_one(desk.view.question() or question)
+        self._questions = [question, *(one for one in self._questions if one != question)]
+        self._remember_questions()
         app_answers.ask(self, desk, question)
 
     async def _is_command(self, desk: Desk, line: str) -> bool:
@@ -405,7 +406,7 @@ class ChatApp(App[None], inherit_bindings=False):
         self.keep_drafts()
         desk = self.desks[conversation.mode]
         desk.take(conversation)
-        self.show_mode(conversation.mode)
+        await self.show_mode(conversation.mode)
         if isinstance(desk.page, CompletePage):
             desk.page.view.load(conversation.draft or "".join(node.content for node in conversation.path()))
         else:
@@ -470,14 +471,15 @@ class ChatApp(App[None], inherit_bindings=False):
         desk.page.focus_target.focus()
         self.show_status()
 
-    def action_switch(self) -> None:
+    async def action_switch(self) -> None:
         self._has_chosen_mode = True
-        self.show_mode(MODES[(MODES.index(self.desk_mode) + 1) % len(MODES)])
+        await self.show_mode(MODES[(MODES.index(self.desk_mode) + 1) % len(MODES)])
 
-    def show_mode(self, mode: Mode) -> None:
+    async def show_mode(self, mode: Mode) -> None:
         """Bring a mode onto the screen."""
         self.desk_mode = mode
-        self._chat_screen.query_one(ContentSwitcher).current = mode
+        await self._chat_screen.show_page(self.desk.page)
+        self._remember_questions()
         self.desk.page.focus_target.focus()
         self.show_status()
         self.count_unsent()

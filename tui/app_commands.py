@@ -181,7 +181,7 @@ async def _template(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
     if found is None:
         app.open_dialog(lambda dialogs: dialogs.templates(app))
     else:
-        app_dialogs.use_template(app, found, material.strip())
+        await app_dialogs.use_template(app, found, material.strip())
 
 
 async def _context(app: "ChatApp", desk: Desk, command: slash.Command) -> None:

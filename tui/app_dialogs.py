@@ -115,12 +115,12 @@ async def templates(app: "ChatApp") -> None:
     if name == _KEEP:
         await _keep_template(app)
     elif name is not None:
-        use_template(app, next(one for one in found if one.name == name))
+        await use_template(app, next(one for one in found if one.name == name))
 
 
-def use_template(app: "ChatApp", template: Template, material: str = "") -> None:
+async def use_template(app: "ChatApp", template: Template, material: str = "") -> None:
     """Put a template's instruction and form into the single-instruction mode."""
-    app.show_mode("instruct")
+    await app.show_mode("instruct")
     view = _instruct(app)
     view.prompt.write(template.instruction)
     view.form = template.form

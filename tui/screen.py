@@ -1,6 +1,6 @@
 """The chat app's one screen: what stands where, and the keys' texts in the reader's language."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from textual.app import ComposeResult
@@ -19,21 +19,25 @@ from bq.tui.widgets.views import Page
 
 
 class ChatScreen(Screen[None]):
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
-
-    def __init__(self, file_name: Callable[[], str], pages: Sequence[Page], first: str) -> None:
+    def __init__(self, file_name: Callable[[], str], first: Page) -> None:
         super().__init__()
         self.load_panel = LoadPanel(file_name)
         self.status_line = StatusLine()
-        self._pages = pages
         self._first = first
 
     def compose(self) -> ComposeResult:
         yield self.load_panel
-        with ContentSwitcher(initial=self._first):
-            yield from self._pages
+        with ContentSwitcher(initial=self._first.id):
+            yield self._first
         yield self.status_line
         yield Footer(show_command_palette=False, compact=True)
+
+    async def show_page(self, page: Page) -> None:
+        """Bring a page onto the screen; the first time it is made."""
+        switcher = self.query_one(ContentSwitcher)
+        if not page.is_attached:
+            await switcher.mount(page)
+        switcher.current = page.id
 
     @property
     def active_bindings(self) -> dict[str, ActiveBinding]:
@@ -57,7 +61,7 @@ class ChatScreen(Screen[None]):
         """Draw all texts of the app anew, in the language of now."""
         for prompt in self.query(Prompt):
             prompt.show_hint()
-        for page in self._pages:
+        for page in self.query(Page):  # type: ignore[type-abstract]
             page.retell()
         for line in self.query(Line):
             line.refresh(layout=True)

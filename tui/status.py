@@ -43,16 +43,16 @@ def short(tokens: int) -> str:
 
 
 def parts(status: Status) -> list[Part]:
-    """What to show, in the order of a reader's interest."""
+    """What to show, in the order of a reader's interest: a narrow terminal cuts off its end."""
     shown: list[Part] = [(activity_text(status), _ACTIVITY_STYLES.get(status.activity, "$text-accent"))]
-    if status.tokens_per_second:
-        shown.append((f"{status.tokens_per_second:.1f} {say('tok/s', '词元/秒')}", "$text-muted"))
-    if status.context:
-        shown.append(_context_part(status))
     if status.unsent:
         shown.extend(_unsent_parts(status.unsent))
     elif status.dropped_rounds:
         shown.append((dropped_text(status.dropped_rounds), "$text-warning"))
+    if status.tokens_per_second:
+        shown.append((f"{status.tokens_per_second:.1f} {say('tok/s', '词元/秒')}", "$text-muted"))
+    if status.context:
+        shown.append(_context_part(status))
     if status.model:
         shown.append((status.model, "$text-muted"))
     return shown

@@ -21,6 +21,7 @@ from bq.tui.answer_form import AnswerForm
 
 MOST_LINE_BYTES = 1 << 26
 CANCEL = "cancel"  # the one kind without a message: the request of this number is to end
+_JSON = json.JSONEncoder(ensure_ascii=False, check_circular=False)
 _ENVELOPE = {"id", "kind", "language", "message"}
 
 
@@ -280,7 +281,7 @@ def encode(id: int, message: Any, language: str = "en") -> bytes:
     """A line that carries a request, a reply, or CANCEL. Raises TooLong."""
     kind = CANCEL if message == CANCEL else _KINDS[type(message)]
     body = None if kind == CANCEL else pack(message)
-    text = json.dumps({"id": id, "kind": kind, "language": language, "message": body}, ensure_ascii=False)
+    text = _JSON.encode({"id": id, "kind": kind, "language": language, "message": body})
     line = text.encode("utf-8", "surrogatepass") + b"\n"
     if len(line) > MOST_LINE_BYTES:
         raise TooLong
@@ -329,7 +330,8 @@ def pack(value: Any) -> Any:
     if kind in _AS_THEY_ARE:
         return value
     if is_dataclass(kind):
-        return {name: pack(getattr(value, name)) for name in _fields(kind)[0]}
+        named = vars(value).items()
+        return {name: one if type(one) in _AS_THEY_ARE else pack(one) for name, one in named}
     if isinstance(value, (tuple, list)):
         return [pack(one) for one in value]
     if isinstance(value, frozenset):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -9,6 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.scripted import byte_tokens
+from tests.support.tokenizer import ASSISTANT_ID
 
 BQ = Path(sys.executable).with_name("bq")
 PATIENCE_SECONDS = 60
@@ -44,6 +48,17 @@ class Terminal:
         time.sleep(SETTLE_SECONDS)
         self.keys("Enter")
         return self.wait(lambda screen: "ready" in screen and "tok/s" in screen)
+
+    def resize(self, columns: int, rows: int) -> None:
+        self._run("resize-window", "-x", str(columns), "-y", str(rows))
+
+    def run(self, command: str) -> None:
+        """Start a command in the place of what ran before."""
+        self._run("respawn-pane", "-k", command)
+
+    def pid(self) -> int:
+        """The process that runs in the window."""
+        return int(self._run("display-message", "-p", "#{pane_pid}"))
 
     def screen(self) -> str:
         return self._run("capture-pane", "-p")
@@ -89,3 +104,62 @@ def test_the_terminal_is_as_before_after_the_program_is_ended(terminal: Terminal
     terminal.keys("C-q")
     screen = terminal.wait(lambda screen: "exit 0" in screen)
     assert "F1" not in screen, "the app's screen is gone"
+
+
+def test_it_is_drawn_anew_when_the_window_changes_its_size(terminal: Terminal) -> None:
+    terminal.ask("What is Q4_K_M?")
+    terminal.resize(60, 20)
+    screen = terminal.wait(lambda screen: "ready" in screen and max(map(len, screen.splitlines())) <= 60)
+    assert "F1" in screen or "f1" in screen
+    terminal.resize(120, 40)
+    terminal.wait(lambda screen: "Q4_K_M" in screen and len(screen.splitlines()) > 30)
+
+
+def test_after_a_kill_the_conversation_and_what_was_being_written_are_there_again(
+    tmp_path: Path, demo_gguf: Path
+) -> None:
+    if shutil.which("tmux") is None:
+        pytest.skip("tmux is not installed")
+    terminal = Terminal(tmp_path, f"exec {BQ} chat -m {demo_gguf}")
+    try:
+        terminal.ask("What is Q4_K_M?")
+        terminal.keys("unsent 量化")
+        terminal.wait(lambda screen: "unsent 量化" in screen)
+        time.sleep(1.0)  # what was on the screen for a second is not lost
+        pid = terminal.pid()
+        workers = children_of(pid)
+        os.kill(pid, signal.SIGKILL)
+        terminal.run(f"exec {BQ} chat --continue -m {demo_gguf}")
+        screen = terminal.wait(lambda screen: "unsent 量化" in screen and "ready" in screen)
+        assert "What is Q4_K_M?" in screen
+        assert workers
+        end = time.monotonic() + PATIENCE_SECONDS
+        while any(Path(f"/proc/{worker}").exists() for worker in workers):
+            assert time.monotonic() < end, "the model's process outlived the app"
+            time.sleep(0.1)
+    finally:
+        terminal.close()
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process started."""
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in path.read_text().split()] if path.exists() else []
+
+
+def test_esc_stops_an_answer_and_it_is_marked(tmp_path: Path, scripted: Callable[..., Path]) -> None:
+    if shutil.which("tmux") is None:
+        pytest.skip("tmux is not installed")
+    a, b = byte_tokens("ab")
+    endless = scripted({ASSISTANT_ID: a, a: b, b: a})
+    terminal = Terminal(tmp_path, f"{BQ} chat -m {endless} --greedy --repeat-penalty 1 --max-tokens 4000; sleep 60")
+    try:
+        terminal.wait(lambda screen: "ready" in screen)
+        terminal.keys("go")
+        time.sleep(SETTLE_SECONDS)
+        terminal.keys("Enter")
+        terminal.wait(lambda screen: "writing" in screen and "abab" in screen)
+        terminal.keys("Escape")
+        terminal.wait(lambda screen: "Stopped" in screen and "ready" in screen)
+    finally:
+        terminal.close()

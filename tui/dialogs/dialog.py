@@ -1,5 +1,6 @@
 """What all dialogs have in common: they go once, however often they are asked to."""
 
+from pathlib import Path
 from typing import TypeVar
 
 from textual.await_complete import AwaitComplete
@@ -11,10 +12,11 @@ Result = TypeVar("Result")
 class Dialog(ModalScreen[Result]):
     """A screen above the app. Two keys that close it may come in one burst; the second means nothing."""
 
+    CSS_PATH = Path(__file__).with_name("dialogs.tcss")
     _is_gone = False
 
     def dismiss(self, result: Result | None = None) -> AwaitComplete:
         if self._is_gone:
-            return AwaitComplete.nothing()
+            return AwaitComplete.nothing()  # type: ignore[no-untyped-call, no-any-return]
         self._is_gone = True
         return super().dismiss(result)

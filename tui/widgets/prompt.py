@@ -61,10 +61,6 @@ class Prompt(TextArea):
         """Earlier questions, the newest first."""
         self._earlier, self._at = questions, -1
 
-    def remember_one(self, question: str) -> None:
-        """A question was asked just now."""
-        self.remember([question, *(one for one in self._earlier if one != question)])
-
     def write(self, text: str) -> None:
         """Put a text in the place of what is written, and the cursor at its end."""
         self.load_text(text)

@@ -17,9 +17,9 @@ class Suggestions(Options, can_focus=False):
 
     DEFAULT_CSS = "Suggestions { height: auto; max-height: 8; display: none; border: none; padding: 0 1; }"
 
-    def __init__(self) -> None:
+    def __init__(self, candidates: Candidates) -> None:
         super().__init__(markup=False)
-        self.candidates: Candidates = lambda name: ()
+        self.candidates = candidates
         self._offered: list[str] = []
 
     def look(self, text: str) -> None:

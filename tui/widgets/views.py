@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from textual import events
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.message import Message
@@ -23,10 +24,13 @@ from bq.tui.widgets.complete import CompleteView
 from bq.tui.widgets.line import Line, Notice
 from bq.tui.widgets.message import Answer, Question, Said
 from bq.tui.widgets.prompt import Prompt
-from bq.tui.widgets.suggestions import Suggestions
+from bq.tui.widgets.suggestions import Candidates, Suggestions
 
 SHOWN_MESSAGES = 24  # of a conversation that is opened; the earlier ones come when asked for
 _MOST_MESSAGES = 120  # on the screen; above that the earliest go, so that a long talk stays quick
+
+
+_WIDE = 100  # columns: from there on the result stands beside the task
 
 
 class Log(VerticalScroll, can_focus=False):
@@ -55,7 +59,18 @@ class Earlier(Line):
 
 
 class Page(Vertical):
-    """What the app does with any way of working. `focus_target` is where writing starts."""
+    """What the app does with any way of working. `focus_target` is where writing starts.
+
+    A page is mounted when it is shown for the first time; what it has to say until then waits.
+    """
+
+    def __init__(self, *, id: str) -> None:
+        super().__init__(id=id)
+        self._waiting: list[Notice] = []
+
+    async def on_mount(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        await self.notices.mount(*waiting)
 
     @property
     @abstractmethod
@@ -83,7 +98,10 @@ class Page(Vertical):
 
     async def notice(self, notice: Notice) -> None:
         """Say something about the model or an answer."""
-        await self.notices.mount(notice)
+        if self.is_mounted:
+            await self.notices.mount(notice)
+        else:
+            self._waiting.append(notice)
 
     async def notice_of_model(self, notice: Notice) -> None:
         """Say something that holds until another model is loaded."""
@@ -92,7 +110,9 @@ class Page(Vertical):
 
     async def forget_model(self) -> None:
         """Take away what was said of the model before."""
-        await self.notices.remove_children(".of-model")
+        self._waiting = [notice for notice in self._waiting if not notice.has_class("of-model")]
+        if self.is_mounted:
+            await self.notices.remove_children(".of-model")
 
     @abstractmethod
     def scroll_pages(self, pages: int) -> None: ...
@@ -237,8 +257,10 @@ def _chat_hint() -> str:
 
 
 class ChatView(View):
-    def __init__(self) -> None:
-        self.suggestions = Suggestions()
+    """`candidates` gives the arguments of commands that only the app knows."""
+
+    def __init__(self, candidates: Candidates) -> None:
+        self.suggestions = Suggestions(candidates)
         super().__init__(id="chat", prompt=Prompt(_chat_hint, id="message", suggestions=self.suggestions))
 
     def compose(self) -> ComposeResult:
@@ -274,6 +296,7 @@ class InstructView(View):
         )
         self._form: AnswerForm | None = None
         self._form_line = Line(self._describe_form, classes="form")
+        self._form_line.display = False
 
     def compose(self) -> ComposeResult:
         with Vertical(id="task"):
@@ -304,8 +327,8 @@ class InstructView(View):
         for action, label in _labels().items():
             self.query_one(f"#{action.replace('_', '-')}", Button).label = label
 
-    def on_mount(self) -> None:
-        self._form_line.display = False
+    def on_resize(self, event: events.Resize) -> None:
+        self.set_class(event.size.width >= _WIDE, "-wide")
 
     @property
     def form(self) -> AnswerForm | None:

@@ -1,9 +1,11 @@
-"""How the app looks: an empty chat, an answered one in Chinese, the single-instruction mode, the help."""
+"""How the app looks: each mode and dialog, in English or Chinese, wide or narrow."""
 
 import pytest
 
 from bq.runtime.language import set_language
+from bq.tui.engine import Candidate
 
+from .fake import ModelInfo
 from .session import Session, make_app
 
 ANSWER = """\
@@ -32,7 +34,7 @@ def looks_right(snap_compare, fake):
     def compare(steps, size=(80, 32), **options):
         app = make_app(**options)
         for desk in app.desks.values():
-            desk.view.prompt.cursor_blink = False
+            desk.page.focus_target.cursor_blink = False
 
         async def run_before(pilot):
             session = Session(app, pilot, fake)
@@ -89,3 +91,93 @@ def test_a_load_error(looks_right, fake):
 
     fake.load_error = BqError("llama.cpp could not load m.gguf.", "Use a smaller mixture or a smaller --ctx.")
     assert looks_right(nothing, size=(70, 20))
+
+
+@pytest.mark.parametrize(("width", "language"), [(60, "zh"), (110, "en")])
+def test_the_text_mode(looks_right, fake, width, language):
+    set_language(language)
+    fake.answers = [" upon a time 从前"]
+
+    async def steps(session):
+        await session.press(*"Once", "ctrl+g")
+        await session.ready()
+        await session.press("alt+left")
+
+    assert looks_right(steps, mode="complete", size=(width, 20))
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_rounds_that_will_not_be_sent_are_dimmed_and_versions_are_numbered(looks_right, fake, language):
+    set_language(language)
+    fake.info = ModelInfo(context=256)
+
+    async def steps(session):
+        for question in ("first question, of some length", "second question, of some length"):
+            await session.ask(question)
+        await session.press("ctrl+r")
+        await session.ready()
+        await session.press(*"a third")
+        await session.until(lambda: session.app.desk.unsent is not None)
+
+    assert looks_right(steps, size=(80, 28))
+
+
+def test_a_message_and_its_menu(looks_right, fake):
+    fake.answers = ["```sh\nls\n```\n"]
+
+    async def steps(session):
+        await session.ask("How do I list files?")
+        await session.press("ctrl+up", "enter")
+        await session.until(lambda: len(session.app.screen_stack) == 2)
+
+    assert looks_right(steps, size=(70, 24))
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_settings(looks_right, language):
+    set_language(language)
+
+    async def steps(session):
+        await session.press("f5")
+        await session.until(lambda: len(session.app.screen_stack) == 2)
+        session.app.screen.set_focus(None)
+
+    assert looks_right(steps, size=(90, 40))
+
+
+def test_the_model_picker(looks_right, fake, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    too_large = {"name": "Baichuan2-13B-Chat", "fits": False, "estimate_bytes": 20 << 30, "free_bytes": 8 << 30}
+    known = {"mixture": "Q8_0", "variant": "chat", "size_bytes": 14_766_428_160, "plan": "", "layers": 41, "context": 4096}
+    fake.candidates = {tmp_path / "b.gguf": Candidate(tmp_path / "b.gguf", **known, **too_large)}
+
+    async def steps(session):
+        await session.press("f4")
+        await session.until(lambda: session.shows("does not fit"))
+
+    assert looks_right(steps, size=(80, 24))
+
+
+def test_the_conversations_in_chinese(looks_right, monkeypatch):
+    set_language("zh")
+    monkeypatch.setattr("bq.tui.dialogs.conversations.when", lambda moment: "12:00     ")
+
+    async def steps(session):
+        await session.ask("量化是什么？")
+        await session.press("f3")
+        await session.until(lambda: session.shows("12:00"))
+        session.app.screen.query_one("Input").cursor_blink = False
+
+    assert looks_right(steps, size=(80, 24))
+
+
+def test_a_narrow_chat(looks_right, fake):
+    fake.answers = ["A line that is longer than sixty columns are, so that it has to be broken."]
+
+    async def steps(session):
+        await session.ask("A question that is longer than sixty columns are, too")
+        await session.press("/", "p")
+
+    assert looks_right(steps, size=(60, 20))

@@ -31,9 +31,9 @@ def test_the_status_line_says_it_all():
     status = Status("Baichuan Q4_K_M", "reading", 40, 12.34, 1229, 4096, 2)
     assert [text for text, _ in parts(status)] == [
         "reading the prompt 40%",
+        "2 oldest rounds left out",
         "12.3 tok/s",
         "ctx 1.2k / 4.1k (30%)",
-        "2 oldest rounds left out",
         "Baichuan Q4_K_M",
     ]
 
