@@ -131,7 +131,7 @@ class Answering(Job):
         if isinstance(reply, wire.Read):
             self.read = (reply.done, reply.total)
         elif isinstance(reply, wire.Wrote):
-            self.stats = reply.stats
+            self.stats = reply.stats or self.stats
             self._steps.extend(reply.steps)
             if reply.text:
                 self._pieces.append(reply.text)

@@ -110,11 +110,11 @@ class Read:
 
 @dataclass(frozen=True)
 class Wrote:
-    """What of the answer came since the last one; `steps` only where alternatives were asked for."""
+    """What of the answer came since the last one; `steps` only where alternatives were asked for, `stats` now and then."""
 
     text: str
-    steps: tuple[Step, ...]
-    stats: Stats
+    steps: tuple[Step, ...] = ()
+    stats: Stats | None = None
 
 
 # How it ended

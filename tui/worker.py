@@ -36,6 +36,7 @@ _MOST_STEPS = 256  # in one line
 _MOST_FORM_CHARACTERS = 1 << 20
 _LONGEST_WRITING_SECONDS = 60  # of a KV cache, when the app is gone
 MOST_TOP_TOKENS = 1000
+STATS_SECONDS = 0.1  # between two tellings of the counts: no one reads them faster
 
 
 def main() -> None:
@@ -166,9 +167,12 @@ class Worker:
     def _answer(self, question: wire.Question, call: Call) -> wire.Answered:
         generation = self._begin(question, call)
         call.tell(wire.Wrote("", (), generation.stats))
+        told = time.monotonic()
         for step in generation.steps():
-            if step.text or question.top_tokens:
-                call.tell(Piece(step, bool(question.top_tokens), generation.stats))
+            is_due = time.monotonic() - told >= STATS_SECONDS
+            if step.text or question.top_tokens or is_due:
+                call.tell(Piece(step, bool(question.top_tokens), generation.stats if is_due else None))
+            told = time.monotonic() if is_due else told
         return wire.Answered(generation.stats)
 
     def _begin(self, question: wire.Question, call: Call) -> "Generation":
@@ -263,11 +267,11 @@ def _defect(error: Exception) -> wire.Failed:
 
 @dataclass(frozen=True)
 class Piece:
-    """A step of an answer on its way out; `stats` grow meanwhile."""
+    """A step of an answer on its way out; the `stats`, if it is time for them, grow meanwhile."""
 
     step: "Step"
     with_steps: bool
-    stats: "Stats"
+    stats: "Stats | None" = None
 
 
 _GATHERED = (Piece, *wire.MEANWHILE)
@@ -293,7 +297,7 @@ class Outbox:
         self._waiting.append((id, reply))
         if not isinstance(reply, _GATHERED) or time.monotonic() - self._flushed >= GATHER_SECONDS:
             self._flush()
-        else:
+        elif not self._some.is_set():
             self._some.set()
 
     def _flush(self) -> None:
@@ -336,4 +340,5 @@ def _is_outdated(last: tuple[int, Any], id: int, reply: Any) -> bool:
 
 def _joined(pieces: list[Piece]) -> wire.Wrote:
     steps = tuple(one.step for one in pieces) if pieces[0].with_steps else ()
-    return wire.Wrote("".join(one.step.text for one in pieces), steps, pieces[-1].stats)
+    stats = next((one.stats for one in pieces if one.stats), None)
+    return wire.Wrote("".join(one.step.text for one in pieces), steps, stats)

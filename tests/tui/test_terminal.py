@@ -142,9 +142,8 @@ def test_after_a_kill_the_conversation_and_what_was_being_written_are_there_agai
 
 
 def children_of(pid: int) -> list[int]:
-    """The processes that a process started."""
-    path = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(child) for child in path.read_text().split()] if path.exists() else []
+    """The processes that any thread of a process started."""
+    return [int(child) for one in Path(f"/proc/{pid}/task").glob("*/children") for child in one.read_text().split()]
 
 
 def test_esc_stops_an_answer_and_it_is_marked(tmp_path: Path, scripted: Callable[..., Path]) -> None:

@@ -63,7 +63,7 @@ _replies = st.one_of(
     st.builds(wire.Progress, _float),
     st.builds(wire.Planned, _text),
     st.builds(wire.Read, _count, _count),
-    st.builds(wire.Wrote, _text, st.lists(_step, max_size=2).map(tuple), _stats),
+    st.builds(wire.Wrote, _text, st.lists(_step, max_size=2).map(tuple), st.none() | _stats),
     st.builds(wire.Loaded, _info, _texts, _text),
     st.builds(wire.Answered, _stats),
     st.builds(wire.Unsent, _count, _count, _rounds, _count),

@@ -26,11 +26,12 @@ from bq.tui.engine import Answering, Engine, Job, Loading, Question
 from bq.tui.kept_session import session_in_use
 from bq.tui.worker import Piece, Worker, together
 from tests.support.scripted import byte_tokens
-from tests.support.tokenizer import ASSISTANT_ID
+from tests.support.tokenizer import ASSISTANT_ID, pieces
 
 GREEDY = Sampling(temperature=0, repeat_penalty=1)
 QUESTION = (Message("user", "量化是什么？"),)
 LONG = (Message("user", "模型 " * 300),)
+_PIECE_A = [piece.text for piece in pieces(1)].index("▁a")
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
 
@@ -176,6 +177,18 @@ def test_a_session_is_kept_and_taken_up_by_the_process(engine: Engine, endless: 
     assert again.stats is not None
     assert again.stats.reused_tokens > 0
     assert again.take() == "xy"
+
+
+def test_a_text_that_is_gone_on_with_keeps_the_space_before_its_next_word(
+    engine: Engine, scripted: Callable[..., Path]
+) -> None:
+    """A Baichuan 1 begins every answer with a space that is not shown; a continued text's next word needs its own."""
+    space, a, b = byte_tokens(" ab", 1)
+    model = scripted({ASSISTANT_ID: space, _PIECE_A: space, space: a, a: b}, family="b1-7b")
+    assert load(engine, model).error is None
+    assert answer(engine, Question(QUESTION, sampling=GREEDY)).take() == "ab"
+    assert answer(engine, Question((*QUESTION, Message("assistant", "a")), sampling=GREEDY)).take() == " ab"
+    assert answer(engine, Question((Message("user", "a"),), raw=True, sampling=GREEDY)).take() == " ab"
 
 
 # Stopped at every stage
