@@ -16,7 +16,7 @@ from bq.tui import app_dialogs
 from bq.tui.app import ChatApp
 from bq.tui.settings import Settings
 from bq.tui.templates import templates
-from bq.tui.widgets.views import CompletePage
+from bq.tui.widgets.complete_page import CompletePage
 
 SCREENS = Path(__file__).resolve().parent.parent / "docs" / "screens"
 SIZE = (100, 28)

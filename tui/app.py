@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from textual import on, work
 from textual.app import App
@@ -39,12 +39,13 @@ from bq.tui.widgets.line import Notice
 from bq.tui.widgets.markdown import CodeClicked
 from bq.tui.widgets.message import Answer, Said
 from bq.tui.widgets.prompt import Prompt
-from bq.tui.widgets.views import ChatView, CompletePage, Earlier, InstructView, View
+from bq.tui.widgets.views import ChatView, Earlier, InstructView, Page
 
 if TYPE_CHECKING:
     from bq.runtime.sampling import Sampling
     from bq.runtime.values import LoadOptions
     from bq.tui.kept_session import KeptSession
+    from bq.tui.widgets.complete_page import CompletePage
 
 COUNT_AFTER_SECONDS = 0.15
 KEEP_DRAFT_AFTER_SECONDS = 0.5
@@ -95,9 +96,9 @@ class ChatApp(App[None], inherit_bindings=False):
         self.keeper = Keeper(self._tell_unkept)
         self.settings = settings or Settings()
         self.desks: dict[Mode, Desk] = {
-            "chat": Desk(Conversation(system=system), ChatView(self._candidates)),
-            "instruct": Desk(Conversation(mode="instruct", system=system), InstructView()),
-            "complete": Desk(Conversation(mode="complete"), CompletePage()),
+            "chat": Desk(Conversation(system=system), lambda: ChatView(self._candidates)),
+            "instruct": Desk(Conversation(mode="instruct", system=system), InstructView),
+            "complete": Desk(Conversation(mode="complete"), _text_page),
         }
         self.desk_mode: Mode = mode or "chat"
         self._has_chosen_mode = mode is not None
@@ -242,15 +243,21 @@ class ChatApp(App[None], inherit_bindings=False):
             return
         if not self._has_chosen_mode:
             await self._follow_variant(model.info.variant)
-        for desk in self.desks.values():
-            await desk.page.forget_model()
-            for warning in model.warnings:
-                await desk.page.notice_of_model(Notice("warning", warning))
+        for mode, desk in self.desks.items():
+            if desk.has_page:
+                await desk.page.forget_model()
+                await self._tell_of_model(mode)
         await self.desk.page.notice_of_model(Notice("hint", notes.welcome(self.desk_mode), fit))
-        if model.info.variant == "base":
-            await self.desks["chat"].page.notice_of_model(Notice("warning", notes.base_cause, notes.base_remedy))
-        if self._session and self._session.note:
-            await self.desks["chat"].page.notice_of_model(Notice("hint", self._session.note))
+
+    async def _tell_of_model(self, mode: Mode) -> None:
+        """What is wrong with the file, or to be known of it, on the page of this mode."""
+        page, model = self.desks[mode].page, self.engine.model
+        for warning in model.warnings if model else ():
+            await page.notice_of_model(Notice("warning", warning))
+        if mode == "chat" and self.is_base:
+            await page.notice_of_model(Notice("warning", notes.base_cause, notes.base_remedy))
+        if mode == "chat" and self._session and self._session.note:
+            await page.notice_of_model(Notice("hint", self._session.note))
 
     async def _follow_variant(self, variant: str) -> None:
         """The mode for which the file was made, unless something was begun already."""
@@ -286,7 +293,7 @@ class ChatApp(App[None], inherit_bindings=False):
     def keep_drafts(self) -> None:
         """What is written and not sent."""
         for desk in self.desks.values():
-            draft = desk.page.draft()
+            draft = desk.page.draft() if desk.has_page else desk.conversation.draft
             if draft != desk.conversation.draft:
                 desk.conversation.draft = draft
                 self.keep(desk)
@@ -330,7 +337,7 @@ class ChatApp(App[None], inherit_bindings=False):
 
     def _measured_nothing(self) -> None:
         desk = self.desk
-        if desk.unsent is not None and isinstance(desk.page, View):
+        if desk.unsent is not None and not desk.is_text:
             desk.view.restand(shown(desk.conversation))
         desk.unsent = None
         self.show_status()
@@ -352,7 +359,7 @@ class ChatApp(App[None], inherit_bindings=False):
 
     @on(Prompt.Submitted)
     async def _send(self, event: Prompt.Submitted) -> None:
-        desk = next(desk for desk in self.desks.values() if desk.page in event.prompt.ancestors)
+        desk = next(one for one in self.desks.values() if one.has_page and one.page in event.prompt.ancestors)
         question = clean(desk.view.question())
         if not question or await self._is_command(desk, question) or self.refuse():
             return
@@ -373,14 +380,17 @@ class ChatApp(App[None], inherit_bindings=False):
 
         return await run_command(self, desk, line)
 
-    @on(CompletePage.GoOn)
-    def _go_on_with_text(self) -> None:
+    @property
+    def text_page(self) -> "CompletePage":
+        """The page of the text mode."""
+        return cast("CompletePage", self.desks["complete"].page)
+
+    def on_complete_view_go_on(self) -> None:
+        """The text is to go on from its cursor."""
         desk = self.desks["complete"]
-        page = desk.page
-        assert isinstance(page, CompletePage)
         if not self.refuse():
             desk.conversation.head = None
-            app_answers.answer(self, desk, [desk.conversation.ask(page.view.prefix())])
+            app_answers.answer(self, desk, [desk.conversation.ask(self.text_page.view.prefix())])
 
     # Messages
 
@@ -407,8 +417,8 @@ class ChatApp(App[None], inherit_bindings=False):
         desk = self.desks[conversation.mode]
         desk.take(conversation)
         await self.show_mode(conversation.mode)
-        if isinstance(desk.page, CompletePage):
-            desk.page.view.load(conversation.draft or "".join(node.content for node in conversation.path()))
+        if desk.is_text:
+            self.text_page.view.load(conversation.draft or "".join(node.content for node in conversation.path()))
         else:
             await self.show_path(desk, is_new=True)
             desk.view.show_conversation(conversation)
@@ -443,8 +453,8 @@ class ChatApp(App[None], inherit_bindings=False):
             self.load()
         elif not self.refuse():
             desk = self.desk
-            if isinstance(desk.page, CompletePage):
-                self._go_on_with_text()
+            if desk.is_text:
+                self.on_complete_view_go_on()
             elif desk.conversation.current is None:
                 self.hint(notes.no_answer_yet)
             else:
@@ -452,8 +462,8 @@ class ChatApp(App[None], inherit_bindings=False):
 
     def action_go_on(self) -> None:
         desk = self.desk
-        if isinstance(desk.page, CompletePage):
-            self._go_on_with_text()
+        if desk.is_text:
+            self.on_complete_view_go_on()
         elif not self.refuse():
             last = desk.conversation.current
             if last is None or not last.is_sent:
@@ -477,9 +487,11 @@ class ChatApp(App[None], inherit_bindings=False):
 
     async def show_mode(self, mode: Mode) -> None:
         """Bring a mode onto the screen."""
-        self.desk_mode = mode
+        self.desk_mode, is_new = mode, not self.desks[mode].has_page
         await self._chat_screen.show_page(self.desk.page)
-        self._remember_questions()
+        if is_new:
+            self._remember_questions()
+            await self._tell_of_model(mode)
         self.desk.page.focus_target.focus()
         self.show_status()
         self.count_unsent()
@@ -619,3 +631,9 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     OpenDialog = Callable[[ModuleType], Awaitable[None]]
+
+
+def _text_page() -> Page:
+    from bq.tui.widgets.complete_page import CompletePage
+
+    return CompletePage()

@@ -13,10 +13,10 @@ from bq.tui.engine import Answering, Question
 from bq.tui.shown import shown
 from bq.tui.widgets.line import Notice
 from bq.tui.widgets.message import Answer
-from bq.tui.widgets.views import CompletePage, View
 
 if TYPE_CHECKING:
     from bq.tui.app import ChatApp
+    from bq.tui.widgets.complete_page import CompletePage
 
 LOOK_EVERY_SECONDS = 1 / 12
 KEEP_EVERY_SECONDS = 0.6  # of an answer that is being written
@@ -46,22 +46,21 @@ def answer(app: "ChatApp", desk: Desk, asked: Sequence[Node] = (), is_continued:
 
 def _question(app: "ChatApp", desk: Desk) -> Question:
     talk = desk.conversation
-    is_text = talk.mode == "complete"
     return Question(
         messages=talk.messages(),
         pinned=talk.pinned(),
         sampling=app.sampling(),
         max_tokens=app.max_tokens(),
-        raw=is_text or (talk.mode == "instruct" and app.is_base),
+        raw=desk.is_text or (talk.mode == "instruct" and app.is_base),
         force=True,  # a Base file was warned of
-        form=desk.view.form if isinstance(desk.page, View) else None,
-        top_tokens=ALTERNATIVES if is_text else 0,
+        form=None if desk.is_text else desk.view.form,
+        top_tokens=ALTERNATIVES if desk.is_text else 0,
     )
 
 
 async def follow(app: "ChatApp", desk: Desk, job: Answering, is_continued: bool) -> None:
-    if isinstance(desk.page, CompletePage):
-        await _follow_text(app, desk, desk.page, job)
+    if desk.is_text:
+        await _follow_text(app, desk, app.text_page, job)
         return
     widget = await app.show_path(desk)
     if widget is None:
@@ -93,7 +92,7 @@ async def _pieces(app: "ChatApp", desk: Desk, job: Answering) -> AsyncIterator[s
         app.show_status()
 
 
-async def _follow_text(app: "ChatApp", desk: Desk, page: CompletePage, job: Answering) -> None:
+async def _follow_text(app: "ChatApp", desk: Desk, page: "CompletePage", job: Answering) -> None:
     """The same in the text mode, where each token comes with its alternatives."""
     page.view.begin()
     async for _ in _pieces(app, desk, job):
@@ -147,5 +146,5 @@ async def _explain_nothing(app: "ChatApp", desk: Desk, job: Answering) -> None:
 def _after(app: "ChatApp", desk: Desk, job: Answering) -> None:
     app.settle(job)
     app.count_unsent()
-    if job.stats and job.stats.dropped_rounds and isinstance(desk.page, View):
+    if job.stats and job.stats.dropped_rounds and not desk.is_text:
         desk.view.restand(shown(desk.conversation, range(job.stats.dropped_rounds)))

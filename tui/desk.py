@@ -1,7 +1,8 @@
 """One mode's work in the app: what was said, where it is shown, and the answer that was begun last."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from bq.runtime.prompt import Message
 from bq.tui.conversation import Conversation
@@ -12,12 +13,24 @@ from bq.tui.widgets.views import Page, View
 
 @dataclass
 class Desk:
-    """`unsent` is what is being written, counted."""
+    """`unsent` is what is being written, counted. The page is made when it is asked for: most people use one mode."""
 
     conversation: Conversation
-    page: Page
+    make_page: Callable[[], Page]
     job: Answering | None = None
     unsent: Unsent | None = None
+    has_page: bool = False
+
+    @cached_property
+    def page(self) -> Page:
+        """Where it is shown."""
+        self.has_page = True
+        return self.make_page()
+
+    @property
+    def is_text(self) -> bool:
+        """Whether this is the text mode, whose page has no questions and answers."""
+        return self.conversation.mode == "complete"
 
     @property
     def view(self) -> View:
@@ -32,7 +45,7 @@ class Desk:
 
 def to_send(desk: Desk, is_base: bool) -> Sequence[Message]:
     """What the model would have to read if what is written were sent now; nothing if there is nothing, or it was sent already."""
-    if not isinstance(desk.page, View):
+    if desk.is_text:
         return ()
     question, talk = clean(desk.view.question()), desk.conversation
     if not question or question.startswith("/"):

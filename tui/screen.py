@@ -9,7 +9,6 @@ from textual.screen import Screen
 from textual.widgets import ContentSwitcher, Footer
 
 from bq.tui.keys import Entry, footer_text, texts
-from bq.tui.widgets.complete import CompleteView
 from bq.tui.widgets.line import Line
 from bq.tui.widgets.loading import LoadPanel
 from bq.tui.widgets.message import Said
@@ -49,6 +48,8 @@ class ChatScreen(Screen[None]):
 
     def help_entries(self) -> list[Entry]:
         """Every key of ours as it is bound now, and what it does."""
+        from bq.tui.widgets.complete import CompleteView
+
         keys: dict[str, list[str]] = {}
         elsewhere = [one for kind in (Said, CompleteView) for given in kind.BINDINGS for one in _single(given)]
         here = [active.binding for active in super().active_bindings.values()]

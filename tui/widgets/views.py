@@ -20,7 +20,6 @@ from bq.tui.answer_form import AnswerForm
 from bq.tui.conversation import Conversation, Node, instruction_text
 from bq.tui.notes import end_of
 from bq.tui.shown import Shown
-from bq.tui.widgets.complete import CompleteView
 from bq.tui.widgets.line import Line, Notice
 from bq.tui.widgets.message import Answer, Question, Said
 from bq.tui.widgets.prompt import Prompt
@@ -59,18 +58,7 @@ class Earlier(Line):
 
 
 class Page(Vertical):
-    """What the app does with any way of working. `focus_target` is where writing starts.
-
-    A page is mounted when it is shown for the first time; what it has to say until then waits.
-    """
-
-    def __init__(self, *, id: str) -> None:
-        super().__init__(id=id)
-        self._waiting: list[Notice] = []
-
-    async def on_mount(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        await self.notices.mount(*waiting)
+    """What the app does with any way of working. `focus_target` is where writing starts."""
 
     @property
     @abstractmethod
@@ -98,10 +86,7 @@ class Page(Vertical):
 
     async def notice(self, notice: Notice) -> None:
         """Say something about the model or an answer."""
-        if self.is_mounted:
-            await self.notices.mount(notice)
-        else:
-            self._waiting.append(notice)
+        await self.notices.mount(notice)
 
     async def notice_of_model(self, notice: Notice) -> None:
         """Say something that holds until another model is loaded."""
@@ -110,9 +95,7 @@ class Page(Vertical):
 
     async def forget_model(self) -> None:
         """Take away what was said of the model before."""
-        self._waiting = [notice for notice in self._waiting if not notice.has_class("of-model")]
-        if self.is_mounted:
-            await self.notices.remove_children(".of-model")
+        await self.notices.remove_children(".of-model")
 
     @abstractmethod
     def scroll_pages(self, pages: int) -> None: ...
@@ -388,42 +371,3 @@ def _labels() -> dict[str, str]:
         "copy_answer": say("Copy", "复制"),
         "save_result": say("Save", "保存"),
     }
-
-
-class CompletePage(Page):
-    """A text that goes on from the cursor, with what else might have come."""
-
-    GoOn = CompleteView.GoOn
-
-    def __init__(self) -> None:
-        super().__init__(id="complete")
-        self.view = CompleteView(id="text")
-        self._notices = Vertical(classes="notices")
-
-    def compose(self) -> ComposeResult:
-        yield self._notices
-        yield self.view
-
-    @property
-    def focus_target(self) -> Widget:
-        return self.view.editor
-
-    @property
-    def notices(self) -> Widget:
-        return self._notices
-
-    def draft(self) -> str:
-        return self.view.text
-
-    def insert_text(self, text: str) -> None:
-        if not self.view.is_running:
-            self.view.editor.insert(text)
-
-    def retell(self) -> None:
-        self.view.editor.show_hint()
-
-    async def clear(self) -> None:
-        self.view.clear()
-
-    def scroll_pages(self, pages: int) -> None:
-        (self.view.editor.action_cursor_page_up if pages < 0 else self.view.editor.action_cursor_page_down)()
