@@ -6,6 +6,7 @@ gguf are not imported by the screen.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 COUNT_AFTER_SECONDS = 0.15
 KEEP_DRAFT_AFTER_SECONDS = 0.5
 LOOK_AT_PROCESS_SECONDS = 0.5
+TYPING_SECONDS = 0.4
 MODES: tuple[Mode, ...] = ("chat", "instruct", "complete")
 
 
@@ -112,6 +114,7 @@ class ChatApp(App[None], inherit_bindings=False):
             self.desks["chat"].conversation = Conversation.of(session.history(system))
         self._has_dialog = False
         self.last_deleted = ""  # conversation, to be brought back
+        self._typed_at = 0.0
         self._pause: Timer | None = None
         self._draft_pause: Timer | None = None
         self._questions: list[str] = []  # asked earlier, the newest first
@@ -321,11 +324,17 @@ class ChatApp(App[None], inherit_bindings=False):
     @on(TextArea.Changed)
     def _text_changed(self) -> None:
         """Counts what is written once the writing pauses, and keeps it a little later."""
+        self._typed_at = time.monotonic()
         for pause in (self._pause, self._draft_pause):
             if pause is not None:
                 pause.stop()
         self._pause = self.set_timer(COUNT_AFTER_SECONDS, self.count_unsent)
         self._draft_pause = self.set_timer(KEEP_DRAFT_AFTER_SECONDS, self.keep_drafts)
+
+    @property
+    def is_typing(self) -> bool:
+        """Whether a key was pressed just now."""
+        return time.monotonic() - self._typed_at < TYPING_SECONDS
 
     def count_unsent(self) -> None:
         """Count what would be sent now, exactly."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_SECONDS = 1 / 12
 KEEP_EVERY_SECONDS = 0.6  # of an answer that is being written
+_SLOWER = 2.5  # while someone writes: what is typed comes first
 ALTERNATIVES = 8  # per token, in the text mode
 
 
@@ -69,7 +70,8 @@ async def follow(app: "ChatApp", desk: Desk, job: Answering, is_continued: bool)
         await widget.reopen()
     desk.view.follow()
     async for text in _pieces(app, desk, job):
-        await widget.feed(text)
+        with app.batch_update():  # the screen is laid out once for all of it
+            await widget.feed(text)
     ended = await _finish(app, desk, job, widget)
     _after(app, desk, job)
     if ended:
@@ -80,7 +82,7 @@ async def _pieces(app: "ChatApp", desk: Desk, job: Answering) -> AsyncIterator[s
     """The text of an answer as it comes, written into the conversation and kept from time to time."""
     talk, kept, done = desk.conversation, time.monotonic(), False
     while not done:
-        await asyncio.sleep(LOOK_EVERY_SECONDS)
+        await asyncio.sleep(LOOK_EVERY_SECONDS * (_SLOWER if app.is_typing else 1))
         done = job.done  # looked at before the text is taken: then no text can come after it
         text = job.take()
         if text:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from rich.segment import Segment
 from textual.color import Color
 from textual.filter import LineFilter
+from textual.widget import Widget
 
 from bq.tui.harmless import CONTROLS
 
@@ -31,6 +32,18 @@ class NoControls(LineFilter):
 def with_no_controls(filters: Sequence[LineFilter]) -> list[LineFilter]:
     """Those filters after the one that takes control characters out."""
     return [_NO_CONTROLS, *filters]
+
+
+class Blank(Widget):
+    """A container that draws no text of its own: its lines, which are many while an answer grows, need no filter."""
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        return without_no_controls(super().get_line_filters())
+
+
+def without_no_controls(filters: Sequence[LineFilter]) -> list[LineFilter]:
+    """Those filters but for the one that takes control characters out."""
+    return [one for one in filters if one is not _NO_CONTROLS]
 
 
 _NO_CONTROLS = NoControls()  # one object: Textual caches filtered lines by filter

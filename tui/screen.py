@@ -9,6 +9,7 @@ from textual.screen import Screen
 from textual.widgets import ContentSwitcher, Footer
 
 from bq.tui.keys import Entry, footer_text, texts
+from bq.tui.line_filter import Blank
 from bq.tui.widgets.line import Line
 from bq.tui.widgets.loading import LoadPanel
 from bq.tui.widgets.message import Said
@@ -17,7 +18,7 @@ from bq.tui.widgets.statusline import StatusLine
 from bq.tui.widgets.views import Page
 
 
-class ChatScreen(Screen[None]):
+class ChatScreen(Blank, Screen[None]):
     def __init__(self, file_name: Callable[[], str], first: Page) -> None:
         super().__init__()
         self.load_panel = LoadPanel(file_name)

@@ -210,7 +210,7 @@ def chat(monkeypatch: pytest.MonkeyPatch, speaker: Path, tmp_path: Path) -> Call
                 await until(lambda: bool(app.engine.model) and not app.engine.busy)
                 await script(app, pilot)
 
-        monkeypatch.setattr("bq.tui.commands.chat._need_terminal", lambda: None)
+        monkeypatch.setattr("bq.tui.commands.chat.can_draw", lambda: True)
         monkeypatch.setattr(ChatApp, "run", lambda app: asyncio.run(use(app)))
         arguments = ["chat", "-m", speaker, *GREEDY, "--session", tmp_path / "s", *options]
         return run(list(map(str, arguments)), debug=False)

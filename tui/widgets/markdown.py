@@ -9,6 +9,7 @@ from textual.widgets import Markdown
 from textual.widgets._markdown import MarkdownFence, MarkdownTable, MarkdownTableContent
 
 from bq.tui.blocks import parser
+from bq.tui.line_filter import Blank
 
 
 class _TableContent(MarkdownTableContent):
@@ -40,7 +41,7 @@ class _Fence(MarkdownFence):
             self.post_message(CodeClicked(self.code))
 
 
-class AnswerMarkdown(Markdown):
+class AnswerMarkdown(Blank, Markdown):
     """Grows by whole blocks."""
 
     BLOCKS = {**Markdown.BLOCKS, "table_open": _Table, "fence": _Fence, "code_block": _Fence}

@@ -21,6 +21,7 @@ from bq.runtime.language import say
 from bq.tui.blocks import OpenBlock, fences, same_rendering
 from bq.tui.conversation import Node
 from bq.tui.harmless import clean
+from bq.tui.line_filter import Blank
 from bq.tui.shown import Standing
 from bq.tui.thinking import ThinkingStream, split_thinking
 from bq.tui.widgets.fold import ThinkingFold
@@ -30,7 +31,7 @@ from bq.tui.widgets.markdown import AnswerMarkdown
 Wish = Literal["menu", "edit", "fork", "pin", "copy", "code", "before", "after", "side", "fold"]
 
 
-class Said(Vertical, can_focus=True):
+class Said(Blank, Vertical, can_focus=True):
     FOCUS_ON_CLICK: ClassVar[bool] = False
     BINDINGS = [
         Binding("up,k", "move(-1)", id="message.up", show=False),

@@ -18,6 +18,7 @@ from textual.widgets import Button
 from bq.runtime.language import say
 from bq.tui.answer_form import AnswerForm
 from bq.tui.conversation import Conversation, Node, instruction_text
+from bq.tui.line_filter import Blank
 from bq.tui.notes import end_of
 from bq.tui.shown import Shown
 from bq.tui.widgets.line import Line, Notice
@@ -32,14 +33,18 @@ _MOST_MESSAGES = 120  # on the screen; above that the earliest go, so that a lon
 _WIDE = 100  # columns: from there on the result stands beside the task
 
 
-class Log(VerticalScroll, can_focus=False):
+class Content(Blank, Vertical):
+    """What a log scrolls."""
+
+
+class Log(Blank, VerticalScroll, can_focus=False):
     """Scrolls, follows its end until the user scrolls up, and leaves the keyboard to the box to write in.
 
     The inner container is at least as high as the screen has room, or Textual's anchor would push a short text down.
     """
 
     def __init__(self) -> None:
-        self.content = Vertical(classes="content")
+        self.content = Content(classes="content")
         super().__init__(self.content)
 
     async def drop(self, selector: str) -> None:
@@ -57,7 +62,7 @@ class Earlier(Line):
         self.post_message(self.Wanted())
 
 
-class Page(Vertical):
+class Page(Blank, Vertical):
     """What the app does with any way of working. `focus_target` is where writing starts."""
 
     @property
