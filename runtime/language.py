@@ -13,10 +13,10 @@ _WINDOWS_CHINESE = 0x04  # LANG_CHINESE in winnt.h
 _current: str | None = None
 
 
-def set_language(language: str) -> None:
-    """Use `language` ("en" or "zh") from now on. Raises ValueError for any other."""
+def set_language(language: str | None) -> None:
+    """Use `language` ("en" or "zh") from now on, None for the environment's. Raises ValueError for any other."""
     global _current
-    if language not in LANGUAGES:
+    if language is not None and language not in LANGUAGES:
         raise ValueError(f"no such language: {language}")
     _current = language
 

@@ -7,7 +7,8 @@ gguf are not imported by the screen.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -32,6 +33,7 @@ from bq.tui.engine import Answering, Engine, Job, Loading, Unsent
 from bq.tui.harmless import clean
 from bq.tui.keeper import Keeper
 from bq.tui.line_filter import with_no_controls
+from bq.tui.machine_error import of_machine
 from bq.tui.screen import ChatScreen
 from bq.tui.settings import Settings
 from bq.tui.shown import shown
@@ -71,8 +73,8 @@ class ChatApp(App[None], inherit_bindings=False):
         Binding("ctrl+g", "go_on", "Go on", id="chat.go_on", show=False),
         Binding("ctrl+o", "copy_answer", "Copy", id="chat.copy", show=False),
         Binding("ctrl+s", "save_result", "Save", id="chat.save", show=False),
-        Binding("f6", "input_file", "File", id="chat.file", show=False),
-        Binding("f7", "form", "Output", id="chat.form", show=False),
+        Binding("f6", "input_file", "File", id="chat.file", show=False, priority=True),
+        Binding("f7", "form", "Output", id="chat.form", show=False, priority=True),
         Binding("ctrl+t", "templates", "Templates", id="chat.templates", show=False),
         Binding("ctrl+up", "messages", "Messages", id="chat.messages", show=False, priority=True),
         Binding("ctrl+p", "command_palette", "Commands", id="chat.palette", show=False, priority=True),
@@ -107,12 +109,15 @@ class ChatApp(App[None], inherit_bindings=False):
         # Options of the command line go before what was set earlier.
         self._given_sampling = sampling
         self.parameters = Settings() if sampling else replace(self.settings, theme="", language="")
-        self._max_tokens = max_tokens
+        self.given_max_tokens = max_tokens
         self._session = session
         self._resume = resume
+        self._session_talk = ""  # the conversation that the session's file keeps, and the store does not
         if session is not None:
             self.desks["chat"].conversation = Conversation.of(session.history(system))
+            self._session_talk = self.desks["chat"].conversation.id
         self._has_dialog = False
+        self._is_opening = False  # a conversation: what stands in the boxes is not its draft yet
         self.last_deleted = ""  # conversation, to be brought back
         self._typed_at = 0.0
         self._pause: Timer | None = None
@@ -152,7 +157,9 @@ class ChatApp(App[None], inherit_bindings=False):
     def _candidates(self, name: str) -> Sequence[str]:
         from bq.tui.app_commands import candidates
 
-        return candidates(self, name)
+        with suppress(BqError, OSError):  # told when the command itself is run
+            return candidates(self, name)
+        return ()
 
     @work(group="history")
     async def _take_up(self) -> None:
@@ -173,13 +180,25 @@ class ChatApp(App[None], inherit_bindings=False):
 
     async def on_unmount(self) -> None:
         """A session is kept afterwards, when the terminal is the user's again: `keep_session`."""
-        await asyncio.to_thread(self.engine.rest if self._session else self.engine.close)
-        for desk in self.desks.values():
-            if isinstance(desk.job, Answering) and not desk.job.settled and desk.conversation.is_open:
-                desk.conversation.write(desk.job.take())  # what the app had no time to show
-                app_answers.end(self, desk, desk.job)
-        self.keep_drafts()
-        await asyncio.to_thread(self.keeper.close)
+        try:
+            self.keep_drafts()
+            await asyncio.to_thread(self.engine.rest if self._session else self.engine.close)
+            for desk in self.desks.values():
+                self._keep_open_answer(desk)
+        finally:
+            await asyncio.to_thread(self.keeper.close)
+
+    def _keep_open_answer(self, desk: Desk) -> None:
+        """What of an answer the app had no time to show."""
+        job, talk = desk.job, desk.conversation
+        if job is None or job.settled or not talk.is_open:
+            return
+        text = job.take()
+        talk.write(text)
+        if desk.is_text:
+            view = self.text_page.view
+            talk.draft = view.prefix() + text + view.text[len(view.prefix()) :]
+        app_answers.end(self, desk, job)
 
     def keep_session(self) -> None:
         """Write the session with the KV cache, unless nothing was said. Raises BqError if that fails.
@@ -187,9 +206,9 @@ class ChatApp(App[None], inherit_bindings=False):
         After Ctrl+N it is what was kept last.
         """
         desk, session, model, job = self.desks["chat"], self._session, self.engine.model, self.engine.job
-        if session is None or model is None:
-            return
         talk = desk.conversation
+        if session is None or model is None or talk.id != self._session_talk:
+            return
         said = talk.transcript() if talk.last_answer else session.messages
         was_read = isinstance(job, Answering) and said[: len(job.question.messages)] == job.question.messages
         if said:
@@ -283,19 +302,19 @@ class ChatApp(App[None], inherit_bindings=False):
         return self._given_sampling or (self.engine.model.info.sampling if self.engine.model else None)
 
     def max_tokens(self) -> int | None:
-        """The longest answer that was asked for."""
-        return self.parameters.max_tokens or self._max_tokens
+        """The longest answer that was asked for; the command line goes before what was set earlier."""
+        return self.given_max_tokens or self.parameters.max_tokens
 
     # What is kept
 
     def keep(self, desk: Desk, nodes: Iterable[Node] = ()) -> None:
         """Keep what has changed in a conversation, unless it is one that a session's file keeps."""
-        if self._session is None or desk is not self.desks["chat"]:
+        if desk.conversation.id != self._session_talk:
             self.keeper.keep(desk.conversation, nodes)
 
     def keep_drafts(self) -> None:
         """What is written and not sent."""
-        for desk in self.desks.values():
+        for desk in [] if self._is_opening else self.desks.values():
             draft = desk.page.draft() if desk.has_page else desk.conversation.draft
             if draft != desk.conversation.draft:
                 desk.conversation.draft = draft
@@ -304,7 +323,7 @@ class ChatApp(App[None], inherit_bindings=False):
     async def keep_in_session(self, desk: Desk) -> None:
         """Where there is a session: its messages, each time. The KV cache, which may be large, is written at the end alone."""
         session, model = self._session, self.engine.model
-        if session is None or model is None or desk is not self.desks["chat"]:
+        if session is None or model is None or desk.conversation.id != self._session_talk:
             return
         try:
             await asyncio.to_thread(session.keep, model, desk.conversation.transcript(), with_cache=False)
@@ -324,6 +343,8 @@ class ChatApp(App[None], inherit_bindings=False):
     @on(TextArea.Changed)
     def _text_changed(self) -> None:
         """Counts what is written once the writing pauses, and keeps it a little later."""
+        if self.desk.is_text and self.text_page.view.is_running:
+            return  # it is the model that writes
         self._typed_at = time.monotonic()
         for pause in (self._pause, self._draft_pause):
             if pause is not None:
@@ -365,6 +386,18 @@ class ChatApp(App[None], inherit_bindings=False):
         if unsent is not None:
             desk.view.restand(shown(desk.conversation, unsent.left_out))
         self.show_status()
+
+    @work(thread=True, group="measure")
+    def mark_left_out(self, desk: Desk, job: Answering) -> None:
+        """Show which rounds had no room in what the model has just read."""
+        question = job.question
+        unsent = self.engine.measure(question.messages, question.max_tokens, question.pinned)
+        if unsent is not None:
+            self.call_later(self._mark, desk, unsent.left_out)
+
+    def _mark(self, desk: Desk, left_out: frozenset[int]) -> None:
+        if desk.unsent is None:
+            desk.view.restand(shown(desk.conversation, left_out))
 
     @on(Prompt.Submitted)
     async def _send(self, event: Prompt.Submitted) -> None:
@@ -410,6 +443,10 @@ class ChatApp(App[None], inherit_bindings=False):
 
     async def open_conversation(self, id: str) -> None:
         """Bring a kept conversation onto the screen, in its mode."""
+        shown_already = next((desk for desk in self.desks.values() if desk.conversation.id == id), None)
+        if shown_already is not None:
+            await self.show_mode(shown_already.conversation.mode)
+            return
         try:
             found = await self.keeper.ask(lambda store: store.load(id))
         except BqError as error:
@@ -424,14 +461,19 @@ class ChatApp(App[None], inherit_bindings=False):
         """Put a conversation in the place of its mode's, which stays kept."""
         self.keep_drafts()
         desk = self.desks[conversation.mode]
-        desk.take(conversation)
-        await self.show_mode(conversation.mode)
-        if desk.is_text:
-            self.text_page.view.load(conversation.draft or "".join(node.content for node in conversation.path()))
-        else:
-            await self.show_path(desk, is_new=True)
-            desk.view.show_conversation(conversation)
-            desk.view.follow()
+        self._is_opening = True
+        try:
+            desk.take(conversation)
+            await self.show_mode(conversation.mode)
+            if desk.is_text:
+                text = conversation.draft or "".join(node.content for node in conversation.path())
+                self.text_page.view.load(text)
+            else:
+                desk.view.show_conversation(conversation)
+                await self.show_path(desk, is_new=True)
+                desk.view.follow()
+        finally:
+            self._is_opening = False
         self.count_unsent()
 
     @on(Said.Wants)
@@ -568,6 +610,8 @@ class ChatApp(App[None], inherit_bindings=False):
             await open_it(app_dialogs)
         except BqError as error:
             await self.tell(error)
+        except OSError as error:
+            await self.tell(of_machine(error))
         finally:
             self._has_dialog = False
 
@@ -621,6 +665,16 @@ class ChatApp(App[None], inherit_bindings=False):
         self._chat_screen.status_line.status = observe(
             self.engine, clean(self.path.name), self.desk.job, None if self.engine.busy else self.desk.unsent
         )
+
+    def change_settings(self, parameters: Mapping[str, float | None] | None = None, **changes: str) -> None:
+        """Keep what was changed, beside what another window may have set. Raises BqError if that fails."""
+        from bq.tui import settings
+
+        kept = settings.load().with_parameters(parameters or {})
+        self.settings = replace(
+            kept, theme=changes.get("theme", kept.theme), language=changes.get("language", kept.language)
+        )
+        settings.save(self.settings)
 
     def speak(self) -> None:
         """Draw everything anew, in the language of now."""

@@ -10,7 +10,6 @@ from bq.tui import notes
 from bq.tui.conversation import Conversation, Node
 from bq.tui.desk import Desk
 from bq.tui.engine import Answering, Question
-from bq.tui.shown import shown
 from bq.tui.widgets.line import Notice
 from bq.tui.widgets.message import Answer
 
@@ -90,16 +89,20 @@ async def _pieces(app: "ChatApp", desk: Desk, job: Answering) -> AsyncIterator[s
             yield text
         if text and time.monotonic() - kept > KEEP_EVERY_SECONDS:
             kept = time.monotonic()
+            if desk.is_text:
+                talk.draft = desk.page.draft()
             app.keep(desk, [talk.nodes[talk.head or ""]])
         app.show_status()
 
 
 async def _follow_text(app: "ChatApp", desk: Desk, page: "CompletePage", job: Answering) -> None:
     """The same in the text mode, where each token comes with its alternatives."""
+    await page.notices.remove_children("Notice.error")
     page.view.begin()
     async for _ in _pieces(app, desk, job):
         await page.view.feed(job.take_steps())
     await page.view.feed(job.take_steps())
+    desk.conversation.draft = page.draft()
     ended = end(app, desk, job)
     page.view.finish(notes.end_of(ended) if ended else None)
     if job.error and not isinstance(job.error, Cancelled):
@@ -149,4 +152,4 @@ def _after(app: "ChatApp", desk: Desk, job: Answering) -> None:
     app.settle(job)
     app.count_unsent()
     if job.stats and job.stats.dropped_rounds and not desk.is_text:
-        desk.view.restand(shown(desk.conversation, range(job.stats.dropped_rounds)))
+        app.mark_left_out(desk, job)

@@ -1,17 +1,18 @@
 """The slash commands in the app: each does what its key or dialog does. Imported with the first one."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bq.runtime.errors import BqError
+from bq.runtime.errors import BqError, UsageError
 from bq.runtime.language import get_language, say, set_language
 from bq.tui import app_dialogs, app_messages, notes, slash
 from bq.tui.conversation import Conversation
 from bq.tui.desk import Desk
+from bq.tui.machine_error import of_machine
+from bq.tui.user_files import EXPORTS, file_named, path_named, write_text
 from bq.tui.widgets.line import Notice
-from bq.tui.widgets.views import ChatView
 
 if TYPE_CHECKING:
     from bq.tui.app import ChatApp
@@ -25,13 +26,16 @@ async def run_command(app: "ChatApp", desk: Desk, line: str) -> bool:
         command = slash.parse(line, "app")
         if command is None:
             return False
-        if isinstance(desk.page, ChatView):
-            desk.page.prompt.clear()
-        if not (command.name in _NEEDS_REST and app.engine.busy and app.refuse()):
-            await _DOES[command.name](app, desk, command)
+        if command.name in _NEEDS_REST and app.engine.busy and app.refuse():
+            return True
+        desk.view.prompt.clear()
+        await _DOES[command.name](app, desk, command)
     except BqError as error:
         desk.view.show_draft(line)
         await app.tell(error)
+    except OSError as error:
+        desk.view.show_draft(line)
+        await app.tell(of_machine(error))
     return True
 
 
@@ -64,20 +68,39 @@ async def _list(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
     app.open_dialog(lambda dialogs: dialogs.conversations(app, command.argument))
 
 
+async def _open(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
+    """By its number in the list, else by what is in it."""
+    if command.argument.isdecimal():
+        await app.open_conversation(await _listed(app, command.argument))
+    else:
+        await _list(app, desk, command)
+
+
+async def _listed(app: "ChatApp", number: str) -> str:
+    """The conversation of this number in the list. Raises UsageError if there is none."""
+    found = await app.keeper.ask(lambda store: store.listed())
+    if not 1 <= int(number) <= len(found):
+        raise UsageError(
+            say(f"There is no conversation {number}.", f"没有第 {number} 个对话。"),
+            say("F3 lists them.", "F3 列出对话。"),
+        )
+    return found[int(number) - 1].id
+
+
 async def _rename(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
-    desk.conversation.title = command.argument
+    desk.conversation.title = " ".join(command.argument.split())
     app.keep(desk)
     app.hint(lambda: say(f"Its title is {command.argument} now.", f"标题已改为 {command.argument}。"))
 
 
 async def _delete(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
-    """The one on the screen: a new one takes its place, and the list brings it back."""
-    gone = desk.conversation
-    await app.action_new()
-    if gone.nodes:
-        await app.keeper.ask(lambda store: store.delete(gone.id))
-        app.last_deleted = gone.id
-        app.hint(lambda: say("Deleted; /undo brings it back.", "已删除；/undo 可恢复。"))
+    """The one on the screen, whose place a new one takes, or one of the list."""
+    gone = await _listed(app, command.argument) if command.argument else desk.conversation.id
+    if any(one.conversation.id == gone for one in app.desks.values()):
+        await app.action_new()
+    await app.keeper.ask(lambda store: store.delete(gone))
+    app.last_deleted = gone
+    app.hint(lambda: say("Deleted; /undo brings it back.", "已删除；/undo 可恢复。"))
 
 
 async def _retry(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
@@ -156,7 +179,10 @@ async def _system(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
 
 async def _params(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
     if command.argument:
-        app.parameters = app.parameters.with_parameters(slash.params_from(command.argument))
+        changes = slash.params_from(command.argument)
+        app.parameters = app.parameters.with_parameters(changes)
+        if "max_tokens" in changes:
+            app.given_max_tokens = None
     await _tell(desk, describe_sampling(app))
 
 
@@ -186,7 +212,8 @@ async def _template(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
 
 async def _context(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
     messages = desk.conversation.transcript()
-    unsent = app.engine.measure(messages, app.max_tokens(), desk.conversation.pinned()) if messages else None
+    pins = desk.conversation.pinned()
+    unsent = await asyncio.to_thread(app.engine.measure, messages, app.max_tokens(), pins) if messages else None
     if unsent is None:
         await _tell(desk, say("The context is empty, or the model is busy.", "上下文为空，或模型正忙。"))
         return
@@ -209,15 +236,14 @@ async def _model(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
 
 
 def _model_path(app: "ChatApp", argument: str) -> Path:
-    """By its number in the picker, or its path. Raises UsageError for a folder."""
+    """By its number in the picker, or its path. Raises UsageError for what is no file: the model in use stays."""
     from bq.tui.chosen_model import refuse_folder
 
     paths = app_dialogs.model_paths(app)
     if argument.isdecimal() and 1 <= int(argument) <= len(paths):
         return paths[int(argument) - 1]
-    path = Path(argument).expanduser()
-    refuse_folder(path)
-    return path
+    refuse_folder(path_named(argument))
+    return file_named(argument)
 
 
 async def _compare(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
@@ -227,7 +253,7 @@ async def _compare(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
 
 async def _save(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
     if command.argument:
-        desk.conversation.title = command.argument
+        desk.conversation.title = " ".join(command.argument.split())
     app.keep(desk, desk.conversation.nodes.values())
     app.hint(lambda: say("Saved, as after each message.", "已保存（每条消息之后也会自动保存）。"))
 
@@ -236,42 +262,42 @@ async def _export(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
     from bq.tui.transfer import suggested_name, to_json, to_markdown
 
     name = command.argument or suggested_name(desk.conversation, ".md")
-    path = Path(name).expanduser()
+    path = path_named(name)
+    if path.suffix.lower() not in EXPORTS:
+        raise UsageError(
+            say("A conversation is written as .md or .json.", "对话只能导出为 .md 或 .json。"),
+            say("Give such a name.", "请使用这样的文件名。"),
+        )
     text = to_json(desk.conversation) if path.suffix.lower() == ".json" else to_markdown(desk.conversation)
-    app_dialogs.write_text(path, text, command.force)
+    await asyncio.to_thread(write_text, path, text, command.force)
     app.hint(lambda: say(f"Written: {path}", f"已写入：{path}"))
 
 
 async def _import(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
     from bq.tui.transfer import read_conversation
 
-    made: Conversation = read_conversation(Path(command.argument).expanduser())
+    made: Conversation = await asyncio.to_thread(read_conversation, path_named(command.argument))
     app.keeper.keep(made, made.nodes.values())
     await app.show_conversation(made)
 
 
 async def _lang(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
     from bq.runtime.language import LANGUAGES
-    from bq.tui.settings import save
 
     if command.argument not in LANGUAGES:
         await _tell(desk, say("/lang en or /lang zh", "/lang en 或 /lang zh"))
         return
     set_language(command.argument)
-    app.settings = replace(app.settings, language=get_language())
     app.speak()
-    save(app.settings)
+    app.change_settings(language=get_language())
 
 
 async def _theme(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
-    from bq.tui.settings import save
-
     if command.argument not in app.available_themes:
         app.action_change_theme()
         return
     app.theme = command.argument
-    app.settings = replace(app.settings, theme=command.argument)
-    save(app.settings)
+    app.change_settings(theme=command.argument)
 
 
 async def _quit(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
@@ -288,7 +314,7 @@ _DOES: dict[str, Do] = {
     "help": _help,
     "new": _new,
     "list": _list,
-    "open": _list,
+    "open": _open,
     "find": _list,
     "rename": _rename,
     "delete": _delete,

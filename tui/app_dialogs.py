@@ -1,6 +1,6 @@
 """What each dialog of the app is opened with, and what follows from what was chosen in it. Imported with the first one."""
 
-from dataclasses import replace
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from bq.runtime.language import say
 from bq.runtime.prompt import Message
 from bq.tui.answer_form import AnswerForm
 from bq.tui.conversation import Conversation
+from bq.tui.desk import Desk
 from bq.tui.dialogs.conversations import ConversationsScreen
 from bq.tui.dialogs.finder import Finder
 from bq.tui.dialogs.models import ModelsScreen
@@ -20,6 +21,7 @@ from bq.tui.harmless import clean
 from bq.tui.keys import texts
 from bq.tui.templates import Template, check_form, save_template
 from bq.tui.templates import templates as all_templates
+from bq.tui.user_files import is_there, path_named, write_text
 from bq.tui.widgets.views import InstructView
 
 if TYPE_CHECKING:
@@ -31,7 +33,8 @@ _KEEP = "\0keep"
 async def conversations(app: "ChatApp", search: str = "") -> None:
     """Find a conversation and open it."""
     app.keep_drafts()
-    id = await app.push_screen_wait(ConversationsScreen(app.keeper, app.desk.conversation.id, search))
+    open_ids = {desk.conversation.id for desk in app.desks.values()}
+    id = await app.push_screen_wait(ConversationsScreen(app.keeper, app.desk.conversation.id, open_ids, search))
     if id is not None and id != app.desk.conversation.id and not (app.engine.busy and app.refuse()):
         await app.open_conversation(id)
 
@@ -48,14 +51,11 @@ async def palette(app: "ChatApp") -> None:
 
 async def theme(app: "ChatApp") -> None:
     """Choose the colours, which are kept."""
-    from bq.tui.settings import save
-
     names = sorted(app.available_themes)
     name = await app.push_screen_wait(Finder(lambda: say("Colour theme", "颜色主题"), [(one, one) for one in names]))
     if name is not None:
         app.theme = name
-        app.settings = replace(app.settings, theme=name)
-        save(app.settings)
+        app.change_settings(theme=name)
 
 
 async def models(app: "ChatApp") -> None:
@@ -73,28 +73,31 @@ def model_paths(app: "ChatApp") -> list[Path]:
     """The files that bq knows of: the one in use, those beside it, the last ones, and those in the folder where bq runs."""
     from bq.tui.chosen_model import known_models
 
-    beside = [*app.path.absolute().parent.glob("*.gguf"), *Path.cwd().glob("*.gguf")]
+    beside: list[Path] = []
+    for folder in (app.path.absolute().parent, Path()):
+        with suppress(OSError):  # one that is gone, or may not be read
+            beside += folder.absolute().glob("*.gguf")
     found = [app.path.absolute(), *sorted(beside), *known_models()]
-    return list(dict.fromkeys(path for path in found if path.is_file()))
+    return list(dict.fromkeys(path for path in found if is_there(path)))
 
 
 async def settings(app: "ChatApp") -> None:
     """Change settings, which are kept, and this conversation's system prompt."""
-    defaults = app.default_sampling()
-    themes = sorted(app.available_themes)
+    desk, defaults, themes = app.desk, app.default_sampling(), sorted(app.available_themes)
     chosen = await app.push_screen_wait(
-        SettingsScreen(app.settings, app.parameters, defaults, app.desk.conversation.system, app.keeper, themes)
+        SettingsScreen(app.settings, app.parameters, defaults, desk.conversation.system, app.keeper, themes)
     )
     if chosen is not None:
-        take_settings(app, chosen)
+        take_settings(app, desk, chosen)
 
 
-def take_settings(app: "ChatApp", chosen: Chosen) -> None:
-    """Use what was chosen from now on. Raises BqError if it cannot be kept."""
-    from bq.tui.settings import save
-
-    app.settings = app.parameters = chosen.settings
-    desk = app.desk
+def take_settings(app: "ChatApp", desk: Desk, chosen: Chosen) -> None:
+    """Use what was chosen from now on, and keep what was changed. Raises BqError if it cannot be kept."""
+    before, after = app.parameters.parameters, chosen.settings.parameters
+    changes = {name: after.get(name) for name in {*before, *after} if before.get(name) != after.get(name)}
+    app.parameters = app.parameters.with_parameters(changes)
+    if "max_tokens" in changes:
+        app.given_max_tokens = None
     if chosen.system != desk.conversation.system:
         desk.conversation.system = chosen.system
         app.keep(desk)
@@ -103,7 +106,7 @@ def take_settings(app: "ChatApp", chosen: Chosen) -> None:
     apply_language(chosen.settings)
     app.speak()
     app.count_unsent()
-    save(chosen.settings)
+    app.change_settings(changes, theme=chosen.settings.theme, language=chosen.settings.language)
 
 
 async def templates(app: "ChatApp") -> None:
@@ -130,6 +133,7 @@ async def use_template(app: "ChatApp", template: Template, material: str = "") -
 
 
 async def _keep_template(app: "ChatApp") -> None:
+    await app.show_mode("instruct")
     view = _instruct(app)
     instruction = clean(view.prompt.full_text).strip()
     if not instruction:
@@ -149,6 +153,7 @@ async def form(app: "ChatApp") -> None:
         ("json_schema", say("JSON by a schema", "符合模式的 JSON")),
         ("grammar", say("by a grammar (GBNF)", "符合语法（GBNF）")),
     ]
+    await app.show_mode("instruct")
     view = _instruct(app)
     kind = await app.push_screen_wait(Choice(lambda: say("Output", "输出格式"), kinds))
     if kind == "none":
@@ -199,35 +204,17 @@ async def save_result(app: "ChatApp") -> None:
     if not answer:
         app.hint(lambda: say("There is no answer yet.", "还没有回答。"))
         return
-    name = await app.push_screen_wait(
-        Entry(lambda: say("Save the answer as", "把回答存为"), "answer.md", lambda name: _taken(name, app.path))
-    )
+    name = await app.push_screen_wait(Entry(lambda: say("Save the answer as", "把回答存为"), "answer.md", _taken))
     if name:
-        write_text(Path(name).expanduser(), answer + "\n")
+        write_text(path_named(name), answer + "\n")
         app.hint(lambda: say(f"Saved: {name}", f"已保存：{name}"))
 
 
-def _taken(name: str, model: Path) -> str:
-    return say(f"{name} exists already.", f"{name} 已存在。") if name and Path(name).expanduser().exists() else ""
-
-
-def write_text(path: Path, text: str, force: bool = False) -> None:
-    """Write a text to a file that is whole or not there. Raises BqError if that fails, or there is one and no force."""
-    from bq.runtime.atomic_file import replacing
-
-    if path.exists() and not force:
-        raise BqError(
-            say(f"{path} exists already.", f"{path} 已存在。"),
-            say("Give another name; /export! replaces it.", "请换一个名称；/export! 可覆盖。"),
-        )
+def _taken(name: str) -> str:
     try:
-        with replacing(path) as part:
-            part.write_bytes(text.encode("utf-8", "replace"))
-    except OSError as error:
-        raise BqError(
-            say(f"{path} cannot be written: {error.strerror}.", f"无法写入 {path}：{error.strerror}。"),
-            say("Check the folder and the disk.", "请检查文件夹与磁盘。"),
-        ) from None
+        return say(f"{name} exists already.", f"{name} 已存在。") if name and is_there(path_named(name)) else ""
+    except BqError as error:
+        return str(error)
 
 
 async def compare(app: "ChatApp", path: Path | None = None) -> None:

@@ -52,7 +52,9 @@ async def _change(app: "ChatApp", desk: Desk, node: Node, wish: Wish) -> None:
 
 async def pin(app: "ChatApp", desk: Desk, node: Node) -> None:
     """Keep a message's round in the context from now on, or no longer."""
-    question = node if node.role == "user" else desk.conversation.nodes[node.parent or ""]
+    question = _question_of(desk.conversation, node)
+    if question is None:
+        return
     question.pinned = not question.pinned
     app.keep(desk, [question])
     await app.show_path(desk)
@@ -94,8 +96,10 @@ async def _menu(app: "ChatApp", desk: Desk, said: Said) -> None:
     chosen = await app.push_screen_wait(Choice(lambda: say("This message", "这条消息"), _offers(desk, said)))
     if chosen == "again":
         if not app.refuse():
-            _to_question(desk.conversation, said.node)
-            app_answers.answer(app, desk)
+            question = _question_of(desk.conversation, said.node)
+            if question is not None:
+                desk.conversation.head = question.id  # what came after it stays in the tree
+                app_answers.answer(app, desk)
     elif chosen is not None:
         said.action_wish(chosen)  # type: ignore[arg-type]  # one of the names below
 
@@ -124,15 +128,17 @@ def _offers(desk: Desk, said: Said) -> list[tuple[str, str]]:
     return offers
 
 
-def _to_question(talk: Conversation, node: Node) -> None:
-    """End the path at a message's question; what came after it stays in the tree."""
-    talk.head = node.id if node.role == "user" else node.parent
+def _question_of(talk: Conversation, node: Node) -> Node | None:
+    """The question of a message's round; None for an answer that follows none, as in a file from elsewhere."""
+    return node if node.role == "user" else talk.nodes.get(node.parent or "")
 
 
 async def _edit(app: "ChatApp", desk: Desk, said: Said) -> None:
     from bq.tui.dialogs.small import Editor
 
-    node = said.node if said.node.role == "user" else desk.conversation.nodes[said.node.parent or ""]
+    node = _question_of(desk.conversation, said.node)
+    if node is None or app.refuse():
+        return
     text = await app.push_screen_wait(
         Editor(lambda: say("Ask in other words; the old question is kept", "修改问题；旧问题会保留"), node.content)
     )
@@ -143,6 +149,7 @@ async def _edit(app: "ChatApp", desk: Desk, said: Said) -> None:
 async def edit(app: "ChatApp", desk: Desk, node: Node, text: str) -> None:
     """Ask a question in other words, beside the old one."""
     if app.refuse():
+        desk.view.show_draft(text)
         return
     app_answers.answer(app, desk, [desk.conversation.edit(node.id, text)])
 

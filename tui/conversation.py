@@ -164,6 +164,7 @@ class Conversation:
         if last is None or last.answer is None or not last.answer.content:
             return None
         self._before, self._stop_before, self._length_before = self.head, last.answer.stop, len(last.answer.content)
+        self.head = last.answer.id
         last.answer.stop = ""
         return last.answer
 

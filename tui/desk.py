@@ -19,13 +19,16 @@ class Desk:
     make_page: Callable[[], Page]
     job: Answering | None = None
     unsent: Unsent | None = None
-    has_page: bool = False
 
     @cached_property
     def page(self) -> Page:
         """Where it is shown."""
-        self.has_page = True
         return self.make_page()
+
+    @property
+    def has_page(self) -> bool:
+        """Whether it was shown already."""
+        return "page" in vars(self) and self.page.is_attached
 
     @property
     def is_text(self) -> bool:

@@ -25,6 +25,8 @@ class Keeper:
     def __init__(self, tell: Callable[[BqError], None]) -> None:
         self._tell = tell
         self._told: set[str] = set()
+        self._unsaved: dict[str, set[str]] = {}  # messages of a conversation
+        self.errors: list[BqError] = []  # all that went wrong
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._store: Store | None = None
 
@@ -34,9 +36,18 @@ class Keeper:
 
     def keep(self, conversation: Conversation, nodes: Iterable[Node] = ()) -> "Future[None]":
         """Keep a conversation's own fields and these messages."""
-        copy = replace(conversation, nodes=dict(conversation.nodes))
-        copies = [replace(node) for node in nodes]
-        return self.do(lambda store: store.save(copy, copies))
+        copy = replace(conversation, nodes={id: replace(node) for id, node in conversation.nodes.items()})
+        ids = {node.id for node in nodes}
+        return self.do(lambda store: self._save(store, copy, ids))
+
+    def _save(self, store: "Store", conversation: Conversation, ids: set[str]) -> None:
+        """Save these messages, and those whose last save failed."""
+        ids = ids | self._unsaved.pop(conversation.id, set())
+        try:
+            store.save(conversation, [node for id, node in conversation.nodes.items() if id in ids])
+        except BqError:
+            self._unsaved[conversation.id] = ids
+            raise
 
     def do(self, work: Callable[["Store"], None]) -> "Future[None]":
         """Have something done when its turn comes."""
@@ -59,6 +70,12 @@ class Keeper:
         try:
             self._with_store(work)
         except BqError as error:
-            if error.cause not in self._told:
-                self._told.add(error.cause)
-                self._tell(error)
+            self._hear(error)
+        except Exception as error:  # a defect: told like the rest, and the next save may do better
+            self._hear(BqError(f"{type(error).__name__}: {error}"))
+
+    def _hear(self, error: BqError) -> None:
+        if error.cause not in self._told:
+            self._told.add(error.cause)
+            self.errors.append(error)
+            self._tell(error)

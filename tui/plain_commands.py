@@ -12,13 +12,13 @@ from bq.tui.conversation import instruction_text
 from bq.tui.plain_input import is_interactive, tell
 from bq.tui.slash import Command, command_named, commands, params_from
 from bq.tui.table import table
+from bq.tui.user_files import EXPORTS, path_named, write_text
 
 if TYPE_CHECKING:
     from bq.tui.plain import PlainChat
     from bq.tui.store import Listed
 
 _LISTED = 30
-_EXPORTS = (".md", ".json")  # nothing else is written: no line of a piped text makes a file that anything runs
 
 
 def run_command(chat: "PlainChat", command: Command) -> None:
@@ -263,7 +263,7 @@ def _model(chat: "PlainChat", command: Command) -> None:
     if command.argument.isdecimal():
         path = known[_index(command.argument, len(known), "/model")]
     else:
-        path = _path(command.argument)
+        path = path_named(command.argument)
         refuse_folder(path)
         if not path.is_file():  # or the model would be gone for nothing
             raise UsageError(say(f"There is no file {path}.", f"没有文件 {path}。"))
@@ -291,8 +291,8 @@ def _save(chat: "PlainChat", command: Command) -> None:
 def _export(chat: "PlainChat", command: Command) -> None:
     from bq.tui.transfer import suggested_name, to_json, to_markdown
 
-    path = _path(command.argument or suggested_name(chat.conversation, ".md"))
-    if path.suffix not in _EXPORTS:
+    path = path_named(command.argument or suggested_name(chat.conversation, ".md"))
+    if path.suffix not in EXPORTS:
         raise UsageError(
             say(f"{path} is neither .md nor .json.", f"{path} 既不是 .md 也不是 .json。"),
             say("Name the file so.", "请使用这样的文件名。"),
@@ -302,33 +302,15 @@ def _export(chat: "PlainChat", command: Command) -> None:
             say(f"{path} exists already.", f"{path} 已存在。"),
             say(f"On a terminal /export! {path} replaces it.", f"在终端中可用 /export! {path} 覆盖。"),
         )
-    _write(path, (to_markdown if path.suffix == ".md" else to_json)(chat.conversation))
+    write_text(path, (to_markdown if path.suffix == ".md" else to_json)(chat.conversation), command.force)
     tell(say(f"Written: {path}", f"已写入：{path}"))
-
-
-def _write(path: Path, text: str) -> None:
-    import os
-
-    from bq.runtime.atomic_file import replacing
-
-    with replacing(path, private=True) as part, part.open("wb") as file:
-        file.write(text.encode("utf-8", "replace"))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _import(chat: "PlainChat", command: Command) -> None:
     from bq.tui.transfer import read_conversation
 
-    chat.take_up(read_conversation(_path(command.argument)))
+    chat.take_up(read_conversation(path_named(command.argument)))
     chat.keep()
-
-
-def _path(text: str) -> Path:
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:  # ~name of nobody
-        raise UsageError(str(error)) from None
 
 
 def _lang(chat: "PlainChat", command: Command) -> None:

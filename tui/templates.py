@@ -37,7 +37,9 @@ class Template:
 
 def templates() -> list[Template]:
     """All of them, the user's own first. Raises BqError if the file of these is damaged; `built_in` still works."""
-    return [*own_templates(), *built_in()]
+    own = own_templates()
+    names = {one.name for one in own}
+    return [*own, *(one for one in built_in() if one.name not in names)]
 
 
 def built_in() -> list[Template]:

@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bq.runtime.fit import LoadOptions, Plan
     from bq.runtime.generation import Generation
     from bq.runtime.model import Model
+    from bq.runtime.prompt import Message
     from bq.runtime.sampling import MakeConstraint
     from bq.runtime.values import Stats, Step
     from bq.tui.answer_form import AnswerForm
@@ -190,7 +191,7 @@ class Worker:
             "on_prefill": lambda done, total: call.tell(wire.Read(done, total)),
         }
         if question.raw:
-            return model.complete(question.messages[-1].content if question.messages else "", **options)
+            return model.complete(_text_of(question.messages), **options)
         return model.chat(question.messages, force=question.force, pinned=question.pinned, **options)
 
     def _measure(self, request: wire.Measure) -> wire.Unsent:
@@ -228,6 +229,12 @@ def _is_messages_alone(envelope: Envelope) -> bool:
     """Whether it asks to write a session without the KV cache, which is at rest only between answers."""
     message = envelope.message
     return envelope.kind == "save" and isinstance(message, dict) and message.get("with_cache") is False
+
+
+def _text_of(messages: "Sequence[Message]") -> str:
+    """What a model without roles goes on from: the last text, and what it has written of the answer."""
+    last = [message.content for message in messages[-2:] if message.role != "system"]
+    return "".join(last if messages and messages[-1].role == "assistant" else last[-1:])
 
 
 def _options(given: dict[str, Any]) -> "LoadOptions":

@@ -19,6 +19,7 @@ from bq.tui.commands.options import (
     sampling_options,
     session_option,
 )
+from bq.tui.harmless import clean
 from bq.tui.kept_session import KeptSession, session_in_use
 
 if TYPE_CHECKING:
@@ -102,8 +103,7 @@ def _chat(system: str, kept: KeptSession | None, settings: "Settings", given: di
     }
     if given["plain"] or not can_draw():
         return _talk(arguments, given)
-    _open_app(arguments, given)
-    return 0
+    return _open_app(arguments, given)
 
 
 def _talk(arguments: dict[str, Any], given: dict[str, Any]) -> int:
@@ -119,7 +119,7 @@ def _talk(arguments: dict[str, Any], given: dict[str, Any]) -> int:
     return status
 
 
-def _open_app(arguments: dict[str, Any], given: dict[str, Any]) -> None:
+def _open_app(arguments: dict[str, Any], given: dict[str, Any]) -> int:
     from bq.runtime import llama
     from bq.tui.app import ChatApp
 
@@ -129,11 +129,14 @@ def _open_app(arguments: dict[str, Any], given: dict[str, Any]) -> None:
         _check_theme(given["theme"], app.available_themes)
         app.run()
         if is_debug:
-            click.echo(llama.kept_log() + app.engine.trace, err=True)
+            click.echo(clean(llama.kept_log() + app.engine.trace), err=True)
         _remember(app.engine.was_loaded, arguments["path"], given)
         app.keep_session()
+        for error in app.keeper.errors:
+            click.echo(f"bq: {error}", err=True)
     finally:
         app.engine.close()
+    return app.return_code or 0
 
 
 def _check_theme(theme: str | None, known: Any) -> None:

@@ -64,6 +64,7 @@ class CompareScreen(Dialog[None]):
         self._other = other
         self._first = app.path
         self._is_left = False
+        self._is_going_back = False  # to the first model: this alone is not stopped
         self._state = Line("", classes="more")
 
     def compose(self) -> ComposeResult:
@@ -79,7 +80,8 @@ class CompareScreen(Dialog[None]):
         """What runs is stopped; the screen goes when the first model is there again."""
         if self._chat.engine.busy:
             self._is_left = True
-            self._chat.engine.stop()
+            if not self._is_going_back:
+                self._chat.engine.stop()
         else:
             self.dismiss(None)
 
@@ -89,9 +91,8 @@ class CompareScreen(Dialog[None]):
         if not self._is_left and await self._load(self._other):
             await self._answer("right")
         if self._chat.engine.model is None or self._chat.engine.model.path != self._first:
-            self._is_left, was_left = False, self._is_left
+            self._is_going_back = True
             await self._load(self._first)
-            self._is_left = was_left
         if self._is_left:
             self.dismiss(None)
 

@@ -1,6 +1,7 @@
 """The conversations that are kept: found by any text in them, opened, renamed, deleted and brought back."""
 
 import time
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from textual import on, work
@@ -45,10 +46,11 @@ class ConversationsScreen(Dialog[str | None]):
         Binding("ctrl+z", "bring_back", "Undo", id="list.undo", priority=True),
     ]
 
-    def __init__(self, keeper: Keeper, current: str, search: str = "") -> None:
+    def __init__(self, keeper: Keeper, current: str, open_ids: Collection[str], search: str = "") -> None:
         super().__init__()
         self._keeper = keeper
         self._current = current
+        self._open_ids = open_ids  # in any mode: they are not deleted under the user's hands
         self._search = search
         self._deleted: list[str] = []
         self._found: list[Listed] = []
@@ -114,7 +116,7 @@ class ConversationsScreen(Dialog[str | None]):
 
     async def action_delete(self) -> None:
         marked = self._marked()
-        if marked and marked != self._current:
+        if marked and marked not in self._open_ids:
             self._deleted.append(marked)
             await self._change(lambda store: store.delete(marked))
         elif marked:

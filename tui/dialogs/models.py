@@ -12,11 +12,13 @@ from textual.content import Content
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
+from bq.runtime.errors import BqError
 from bq.runtime.language import say
 from bq.tui.dialogs.dialog import Dialog
 from bq.tui.dialogs.small import Entry
 from bq.tui.harmless import clean
 from bq.tui.table import gib
+from bq.tui.user_files import file_named
 from bq.tui.widgets.line import Line, Text
 from bq.tui.widgets.options import Options
 
@@ -37,20 +39,25 @@ class ModelsScreen(Dialog[Path | None]):
         self._paths = paths
         self._current = current
         self._title = title
+        self._say = Line(lambda: say("Enter loads it.", "Enter 加载。"), classes="more")
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog tall"):
             yield Line(self._title, classes="title")
             yield Options(*self._options({}), markup=False)
-            yield Line(lambda: say("Enter loads it.", "Enter 加载。"), classes="more")
+            yield self._say
 
     def on_mount(self) -> None:
         self._examine()
 
     @work(thread=True)
     def _examine(self) -> None:
-        found = self._engine.examine(self._paths)
-        self.app.call_from_thread(self._show, {one.path: one for one in found})
+        try:
+            found = self._engine.examine(self._paths)
+        except BqError as error:
+            self.app.call_later(self._say.change, str(error))
+        else:
+            self.app.call_later(self._show, {one.path: one for one in found})
 
     def _show(self, found: "dict[Path, Candidate]") -> None:
         if self.is_mounted:
@@ -78,12 +85,15 @@ class ModelsScreen(Dialog[Path | None]):
         title = say("Path of a GGUF file", "GGUF 文件的路径")
         name = await self.app.push_screen_wait(Entry(title, check=_missing))
         if name:
-            self.dismiss(Path(name).expanduser())
+            self.dismiss(file_named(name))
 
 
 def _missing(name: str) -> str:
-    is_file = Path(name).expanduser().is_file()
-    return "" if is_file else say(f"There is no file {name}.", f"没有文件 {name}。")
+    try:
+        file_named(name)
+    except BqError as error:
+        return str(error)
+    return ""
 
 
 def describe(path: Path, known: "Candidate | None", is_current: bool) -> Content:

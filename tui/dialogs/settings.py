@@ -135,7 +135,11 @@ class SettingsScreen(Dialog[Chosen | None]):
 
     @work
     async def _choose_prompt(self) -> None:
-        prompts = await self._keeper.ask(lambda store: store.system_prompts())
+        try:
+            prompts = await self._keeper.ask(lambda store: store.system_prompts())
+        except BqError as error:
+            self._wrong.change(str(error))
+            return
         if not prompts:
             self._wrong.change(say("No system prompt is kept yet.", "尚未收藏系统提示。"))
             return
@@ -165,5 +169,4 @@ class SettingsScreen(Dialog[Chosen | None]):
 
 def apply_language(settings: Settings) -> None:
     """Speak the language that is set; the system's if none is."""
-    if settings.language:
-        set_language(settings.language)
+    set_language(settings.language or None)

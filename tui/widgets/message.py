@@ -86,7 +86,7 @@ class Said(Blank, Vertical, can_focus=True):
 
     def action_move(self, step: int) -> None:
         """To the message before or after; after the last one comes the box to write in."""
-        around = list(self.screen.query(Said))
+        around = [one for one in (self.parent.children if self.parent else ()) if isinstance(one, Said)]
         at = around.index(self) + step
         if at >= len(around):
             self.action_leave()

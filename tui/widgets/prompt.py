@@ -12,6 +12,7 @@ from textual import events
 from textual.binding import Binding
 from textual.message import Message
 from textual.widgets import TextArea
+from textual.widgets.text_area import EditResult
 
 from bq.runtime.language import say
 from bq.tui.harmless import clean
@@ -57,16 +58,29 @@ class Prompt(TextArea):
         notes = re.compile("|".join(map(re.escape, self._pasted)))
         return notes.sub(lambda found: self._pasted[found[0]], self.text)
 
+    @property
+    def draft(self) -> str:
+        """What is being written, also while an earlier question stands in its place."""
+        return self._unsent if self._at >= 0 else self.full_text
+
     def remember(self, questions: Sequence[str]) -> None:
         """Earlier questions, the newest first."""
-        self._earlier, self._at = questions, -1
+        if self._at < 0:
+            self._earlier = questions
 
     def write(self, text: str) -> None:
         """Put a text in the place of what is written, and the cursor at its end."""
+        self._at, self._unsent = -1, ""
         self.load_text(text)
         self.move_cursor(self.document.end)
 
+    def clear(self) -> EditResult:
+        self._at, self._unsent = -1, ""
+        return super().clear()
+
     def on_text_area_changed(self) -> None:
+        if self._at >= 0 and self.text != clean(self._earlier[self._at]):
+            self._at = -1  # it was changed: it is what is being written now
         if self._suggestions:
             self._suggestions.look(self.text)
 
@@ -128,8 +142,7 @@ class Prompt(TextArea):
         at = self._at + step
         if not -1 <= at < len(self._earlier):
             return False
-        if self._at == -1:
-            self._unsent = self.text
-        self._at = at
-        self.write(self._unsent if at == -1 else clean(self._earlier[at]))
+        unsent = self.text if self._at == -1 else self._unsent
+        self.write(unsent if at == -1 else clean(self._earlier[at]))
+        self._at, self._unsent = at, unsent
         return True

@@ -19,11 +19,14 @@ class Suggestions(Options, can_focus=False):
 
     def __init__(self, candidates: Candidates) -> None:
         super().__init__(markup=False)
-        self.candidates = candidates
+        self._candidates = candidates
+        self._known: dict[str, Sequence[str]] = {}  # asked for once while a command is being written
         self._offered: list[str] = []
 
     def look(self, text: str) -> None:
         """Offer what the text may become; nothing for what is no command, or already one to the letter."""
+        if not text.startswith("/"):
+            self._known.clear()
         self._offered = self._found(text)
         self.display = bool(self._offered)
 
@@ -35,12 +38,17 @@ class Suggestions(Options, can_focus=False):
     def move(self, step: int) -> None:
         self.highlighted = ((self.highlighted or 0) + step) % len(self._offered)
 
+    def _arguments(self, name: str) -> Sequence[str]:
+        if name not in self._known:
+            self._known[name] = self._candidates(name)
+        return self._known[name]
+
     def _found(self, text: str) -> list[str]:
         if not text.startswith("/"):
             return []
         from bq.tui.slash import completions
 
-        found = [one for one in completions(text, "app", self.candidates) if one.line != text.rstrip()][:_MOST]
+        found = [one for one in completions(text, "app", self._arguments) if one.line != text.rstrip()][:_MOST]
         self.set_options(
             Option(Content.assemble(clean(one.line), (f"  {clean(one.does)}", "$text-muted"))) for one in found
         )

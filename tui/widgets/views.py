@@ -4,6 +4,7 @@ A view is told what stands in the conversation by `sync`, which mounts what is n
 the widget of the open answer to write into. It knows nothing of the model, the engine or the store.
 """
 
+import asyncio
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -115,6 +116,7 @@ class View(Page):
         self.log_area = Log()
         self._first = 0  # message of the path that is shown
         self._path: Sequence[Shown] = ()
+        self._mounting = asyncio.Lock()
 
     @property
     def focus_target(self) -> Widget:
@@ -142,6 +144,8 @@ class View(Page):
     async def sync(self, path: Sequence[Shown], is_new: bool = False) -> Answer | None:
         """Show this path, of a conversation not shown before if `is_new`; gives the open answer's widget, if there is one."""
         self._path = path
+        if is_new:
+            await self.log_area.drop("Said")
         if is_new or len(path) < self._first:
             self._first = max(0, len(path) - SHOWN_MESSAGES)
         if len(path) - self._first > _MOST_MESSAGES:
@@ -196,7 +200,10 @@ class View(Page):
 
     async def _mount_missing(self) -> None:
         """Have exactly the messages from the first shown one on, in order; those that are there already stay."""
-        wanted = self._path[self._first :]
+        async with self._mounting:
+            await self._mount_wanted(self._path[self._first :])
+
+    async def _mount_wanted(self, wanted: Sequence[Shown]) -> None:
         names = {shown.node.id for shown in wanted}
         content = self.log_area.content
         gone: list[Widget] = [one for one in content.query_children(Said) if one.node.id not in names]
@@ -215,13 +222,13 @@ class View(Page):
     async def _mount(self, shown: Shown, last: Widget | None) -> Said:
         said = self._widget(shown.node)
         content = self.log_area.content
-        first = next(iter(content.query_children(Said)), None)
-        if last is not None:
+        there = list(content.query_children(Said))
+        if not there or last is there[-1]:
+            await content.mount(said)  # below what was said of the one before
+        elif last is not None:
             await content.mount(said, after=last)
-        elif first is not None:
-            await content.mount(said, before=first)
         else:
-            await content.mount(said)
+            await content.mount(said, before=there[0])
         if isinstance(said, Answer) and said.node.content and said.node.stop:
             await said.replace(said.node.content)
             said.mark(end_of(said.node))
@@ -260,7 +267,11 @@ class ChatView(View):
         return self.prompt.full_text.strip()
 
     def draft(self) -> str:
-        return self.prompt.full_text
+        return self.prompt.draft
+
+    async def clear(self) -> None:
+        await super().clear()
+        self.prompt.clear()
 
     def show_draft(self, text: str) -> None:
         if not self.prompt.text.strip():
@@ -333,7 +344,10 @@ class InstructView(View):
         return instruction_text(instruction, self.material.full_text) if instruction else ""
 
     def draft(self) -> str:
-        return self.question()
+        return instruction_text(self.prompt.draft.strip(), self.material.full_text)
+
+    def restand(self, path: Sequence[Shown]) -> None:
+        super().restand([shown for shown in path if shown.node.role == "assistant"])
 
     def show_draft(self, text: str) -> None:
         """It was never taken away."""
@@ -341,7 +355,8 @@ class InstructView(View):
     def show_conversation(self, conversation: Conversation) -> None:
         """The instruction is what stands before the first empty line."""
         last = conversation.current
-        instruction, _, material = (last.question.content if last else conversation.draft).partition("\n\n")
+        text = conversation.draft or (last.question.content if last else "")
+        instruction, _, material = text.partition("\n\n")
         self.prompt.write(instruction)
         self.material.write(material)
 
