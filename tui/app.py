@@ -116,6 +116,7 @@ class ChatApp(App[None], inherit_bindings=False):
         if session is not None:
             self.desks["chat"].conversation = Conversation.of(session.history(system))
             self._session_talk = self.desks["chat"].conversation.id
+        self._loaded_path: Path | None = None  # of the last model that could be loaded
         self._has_dialog = False
         self._is_opening = False  # a conversation: what stands in the boxes is not its draft yet
         self.last_deleted = ""  # conversation, to be brought back
@@ -242,15 +243,22 @@ class ChatApp(App[None], inherit_bindings=False):
             await asyncio.sleep(app_answers.LOOK_EVERY_SECONDS)
             panel.progress(loading.progress, loading.plan)
             self.show_status()
-        if loading.error:
+        back = self._loaded_path if loading.error and loading.path != self._loaded_path else None
+        if back is not None and loading.error:
+            panel.finish()
+            await self.tell(loading.error)  # and the model before is loaded again, below
+        elif loading.error:
             await panel.fail(loading.error)
         elif self.engine.model:
             panel.finish()
+            self._loaded_path = self.engine.model.path
             if self.engine.model.path != self._first_path:
                 await asyncio.to_thread(remember_model, self.engine.model.path)
             await self._greet(loading.fit)
         self.settle(loading)
         self.count_unsent()
+        if back is not None:
+            self.load(back)
 
     def settle(self, job: Job) -> None:
         """All that the job brought is in the conversation and on the screen."""
@@ -269,7 +277,8 @@ class ChatApp(App[None], inherit_bindings=False):
             if desk.has_page:
                 await desk.page.forget_model()
                 await self._tell_of_model(mode)
-        await self.desk.page.notice_of_model(Notice("hint", notes.welcome(self.desk_mode), fit))
+        if not self.desk.conversation.nodes:
+            await self.desk.page.notice_of_model(Notice("hint", notes.welcome(self.desk_mode), fit))
 
     async def _tell_of_model(self, mode: Mode) -> None:
         """What is wrong with the file, or to be known of it, on the page of this mode."""
@@ -402,25 +411,27 @@ class ChatApp(App[None], inherit_bindings=False):
     @on(Prompt.Submitted)
     async def _send(self, event: Prompt.Submitted) -> None:
         desk = next(one for one in self.desks.values() if one.has_page and one.page in event.prompt.ancestors)
-        question = clean(desk.view.question())
-        if not question or await self._is_command(desk, question) or self.refuse():
+        is_chat = desk.conversation.mode == "chat"
+        question = clean(event.text.strip() if is_chat else desk.view.question())
+        if not question or (is_chat and await self._is_command(desk, question, event.raw)) or self.refuse():
             return
-        if isinstance(desk.page, ChatView):
+        desk.sent = event.raw
+        if is_chat:
             from bq.tui.slash import message_text
 
             question = message_text(question)
-            desk.page.prompt.clear()
+            event.prompt.take(event.raw)
         self._questions = [question, *(one for one in self._questions if one != question)]
         self._remember_questions()
         app_answers.ask(self, desk, question)
 
-    async def _is_command(self, desk: Desk, line: str) -> bool:
+    async def _is_command(self, desk: Desk, line: str, raw: str) -> bool:
         """Runs a line that is a command."""
-        if not isinstance(desk.page, ChatView) or not line.startswith("/"):
+        if not line.startswith("/"):
             return False
         from bq.tui.app_commands import run_command
 
-        return await run_command(self, desk, line)
+        return await run_command(self, desk, line, raw)
 
     @property
     def text_page(self) -> "CompletePage":

@@ -145,7 +145,7 @@ async def _explain_nothing(app: "ChatApp", desk: Desk, job: Answering) -> None:
     elif job.stop == "end":
         await desk.page.notice(Notice("hint", notes.empty_answer))
     elif last:
-        desk.view.show_draft(last.question.content)
+        desk.view.show_draft(desk.sent or last.question.content)
 
 
 def _after(app: "ChatApp", desk: Desk, job: Answering) -> None:

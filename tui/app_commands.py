@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Do = Callable[["ChatApp", Desk, slash.Command], Awaitable[None]]
 
 
-async def run_command(app: "ChatApp", desk: Desk, line: str) -> bool:
+async def run_command(app: "ChatApp", desk: Desk, line: str, raw: str) -> bool:
     """Do what a line says; False if it is no command but text. The line is taken away unless it was wrong."""
     try:
         command = slash.parse(line, "app")
@@ -28,15 +28,23 @@ async def run_command(app: "ChatApp", desk: Desk, line: str) -> bool:
             return False
         if command.name in _NEEDS_REST and app.engine.busy and app.refuse():
             return True
-        desk.view.prompt.clear()
+        desk.view.prompt.take(raw)
         await _DOES[command.name](app, desk, command)
     except BqError as error:
-        desk.view.show_draft(line)
+        _give_back(desk, line)
         await app.tell(error)
     except OSError as error:
-        desk.view.show_draft(line)
+        _give_back(desk, line)
         await app.tell(of_machine(error))
     return True
+
+
+def _give_back(desk: Desk, line: str) -> None:
+    """A command that went wrong stands in the box again, marked: what is typed next takes its place."""
+    prompt = desk.view.prompt
+    if prompt.text.strip() in ("", line):
+        prompt.write(line)
+        prompt.select_all()
 
 
 def candidates(app: "ChatApp", name: str) -> list[str]:

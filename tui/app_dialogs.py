@@ -101,12 +101,18 @@ def take_settings(app: "ChatApp", desk: Desk, chosen: Chosen) -> None:
     if chosen.system != desk.conversation.system:
         desk.conversation.system = chosen.system
         app.keep(desk)
-    if chosen.settings.theme:
+    changed = {
+        name: getattr(chosen.settings, name)
+        for name in ("theme", "language")
+        if getattr(chosen.settings, name) != getattr(app.settings, name)
+    }
+    if "theme" in changed:
         app.theme = chosen.settings.theme
-    apply_language(chosen.settings)
-    app.speak()
+    if "language" in changed:
+        apply_language(chosen.settings)
+        app.speak()
     app.count_unsent()
-    app.change_settings(changes, theme=chosen.settings.theme, language=chosen.settings.language)
+    app.change_settings(changes, **changed)
 
 
 async def templates(app: "ChatApp") -> None:
@@ -149,7 +155,7 @@ async def form(app: "ChatApp") -> None:
     """Say what an answer has to look like."""
     kinds = [
         ("none", say("free text", "自由文本")),
-        ("choices", say("one of some choices: yes,no", "从选项中选一个：是,否")),
+        ("choices", say("one of several choices", "从若干选项中选一个")),
         ("json_schema", say("JSON by a schema", "符合模式的 JSON")),
         ("grammar", say("by a grammar (GBNF)", "符合语法（GBNF）")),
     ]
@@ -163,24 +169,27 @@ async def form(app: "ChatApp") -> None:
 
 
 async def _write_form(app: "ChatApp", view: InstructView, kind: str) -> None:
-    text: str | None = view.form.text if view.form and view.form.kind == kind else ""
+    text = view.form.text if view.form and view.form.kind == kind else ""
     titles = {
         "choices": lambda: say("The choices, with commas between them", "选项，以逗号分隔"),
         "json_schema": lambda: say("The JSON schema", "JSON 模式"),
         "grammar": lambda: say("The grammar", "语法"),
     }
-    while text is not None:
-        text = await app.push_screen_wait(Editor(titles[kind], text))
-        if text is None or not text.strip():
-            return
-        made = AnswerForm(kind, text.strip())  # type: ignore[arg-type]  # one of the three
-        try:
-            check_form(made)
-        except UsageError as error:
-            await app.tell(error)
-        else:
-            view.form = made
-            return
+    made = await app.push_screen_wait(Editor(titles[kind], text, lambda text: _wrong_form(kind, text)))
+    if made is not None:
+        view.form = _form(kind, made)
+
+
+def _form(kind: str, text: str) -> AnswerForm:
+    return AnswerForm(kind, text.strip())  # type: ignore[arg-type]  # one of the three
+
+
+def _wrong_form(kind: str, text: str) -> str:
+    try:
+        check_form(_form(kind, text))
+    except UsageError as error:
+        return str(error)
+    return ""
 
 
 async def input_file(app: "ChatApp") -> None:

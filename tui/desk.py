@@ -19,6 +19,7 @@ class Desk:
     make_page: Callable[[], Page]
     job: Answering | None = None
     unsent: Unsent | None = None
+    sent: str = ""  # as it stood in the box, to be given back if nothing comes of it
 
     @cached_property
     def page(self) -> Page:

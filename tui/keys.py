@@ -80,5 +80,6 @@ def footer_text(binding: Binding) -> str:
         "message.fork": say("Fork", "分支"),
         "message.pin": say("Pin", "固定"),
         "message.leave": say("Back", "返回"),
+        "complete.go": say("Go on", "续写"),
     }
     return brief.get(binding.id or "", describe(binding))

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from rich.segment import Segment
 from textual.color import Color
 from textual.filter import LineFilter
-from textual.widget import Widget
 
 from bq.tui.harmless import CONTROLS
 
@@ -34,11 +33,14 @@ def with_no_controls(filters: Sequence[LineFilter]) -> list[LineFilter]:
     return [_NO_CONTROLS, *filters]
 
 
-class Blank(Widget):
-    """A container that draws no text of its own: its lines, which are many while an answer grows, need no filter."""
+class Blank:
+    """For a container that draws no text of its own: its lines, which are many while an answer grows, need no filter.
+
+    Not a Widget: Textual takes the style sheets of a widget's first base that is one.
+    """
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        return without_no_controls(super().get_line_filters())
+        return without_no_controls(super().get_line_filters())  # type: ignore[misc]
 
 
 def without_no_controls(filters: Sequence[LineFilter]) -> list[LineFilter]:

@@ -11,6 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical
 
+from bq.runtime.errors import BqError
 from bq.runtime.language import say
 from bq.runtime.prompt import Message
 from bq.tui import app_answers, notes
@@ -65,6 +66,7 @@ class CompareScreen(Dialog[None]):
         self._first = app.path
         self._is_left = False
         self._is_going_back = False  # to the first model: this alone is not stopped
+        self._error: BqError | None = None  # the first thing that went wrong
         self._state = Line("", classes="more")
 
     def compose(self) -> ComposeResult:
@@ -95,6 +97,7 @@ class CompareScreen(Dialog[None]):
             await self._load(self._first)
         if self._is_left:
             self.dismiss(None)
+        self._state.change(str(self._error) if self._error else lambda: say("Esc closes.", "Esc 关闭。"))
 
     async def _load(self, path: Path) -> bool:
         """Load a model; False if that failed or was stopped, saying so."""
@@ -102,8 +105,7 @@ class CompareScreen(Dialog[None]):
         self._chat.start(loading)
         await self._watch(loading, lambda: self._say_loading(path, loading))
         self._chat.settle(loading)
-        if loading.error:
-            self._state.change(str(loading.error))
+        self._error = self._error or loading.error
         return loading.error is None
 
     def _say_loading(self, path: Path, loading: Loading) -> None:
@@ -125,10 +127,7 @@ class CompareScreen(Dialog[None]):
         stats = job.stats
         speed, tokens = (stats.tokens_per_second, stats.tokens) if stats else (0.0, 0)
         view.finish(side, speed, tokens, self._end_note(job), memory_bytes=model.info.size_bytes)
-        if job.error:
-            self._state.change(str(job.error))
-        else:
-            self._state.change(lambda: say("Esc closes.", "Esc 关闭。"))
+        self._error = self._error or job.error
 
     @staticmethod
     def _end_note(job: Answering) -> str:

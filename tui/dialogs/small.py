@@ -65,26 +65,34 @@ class Entry(Dialog[str | None]):
 
 
 class Editor(Dialog[str | None]):
-    """A longer text: Ctrl+S takes it."""
+    """A longer text: Ctrl+S takes it. `check` gives what is wrong with it, or nothing."""
 
     BINDINGS = [
         Binding("ctrl+s", "take", "Take", id="dialog.take", priority=True),
         Binding("escape", "dismiss", "Close", id="dialog.close", priority=True),
     ]
 
-    def __init__(self, title: Text, text: str = "") -> None:
+    def __init__(self, title: Text, text: str = "", check: Callable[[str], str] = lambda text: "") -> None:
         super().__init__()
         self._title = title
+        self._check = check
+        self._wrong = Line("", classes="wrong")
         self._area = TextArea(text, soft_wrap=True, show_line_numbers=False)
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog tall"):
             yield Line(self._title, classes="title")
             yield self._area
+            yield self._wrong
             yield Line(lambda: say("Ctrl+S takes it, Esc leaves it.", "Ctrl+S 确定，Esc 取消。"), classes="more")
 
     def on_mount(self) -> None:
         self._area.move_cursor(self._area.document.end)
 
     def action_take(self) -> None:
-        self.dismiss(clean(self._area.text))
+        text = clean(self._area.text)
+        wrong = self._check(text)
+        if wrong:
+            self._wrong.change(wrong)
+        else:
+            self.dismiss(text)

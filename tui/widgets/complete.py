@@ -24,18 +24,30 @@ from bq.tui.widgets.line import Line, Text
 if TYPE_CHECKING:
     from bq.runtime.generation import Step
 
+_ALT_DIGITS = (
+    "inverted_exclamation_mark",
+    "trade_mark_sign",
+    "pound_sign",
+    "cent_sign",
+    "infinity",
+    "section_sign",
+    "pilcrow_sign",
+    "bullet",
+    "ª",
+)
 _WIDE = 100  # columns: from there on the alternatives stand beside the text
 
 
 class CompleteView(Vertical):
-    # Alt with a digit comes as a printable character, which TextArea would insert before bindings are asked.
+    # Alt with a digit comes as a printable character, which TextArea would insert before bindings are asked: from most
+    # terminals as the character that a Mac's keyboard has there (textual/_ansi_sequences.py).
     BINDINGS = [
         Binding("ctrl+g", "go_on", "Go on", id="complete.go"),
         Binding("alt+left", "jump(False)", "Token before", id="complete.left", show=False),
         Binding("alt+right", "jump(True)", "Token after", id="complete.right", show=False),
         *(
-            Binding(f"alt+{rank}", f"take({rank})", "Take", id=f"complete.take_{rank}", show=False, priority=True)
-            for rank in range(1, 10)
+            Binding(f"alt+{rank},{key}", f"take({rank})", "Take", id=f"complete.take_{rank}", show=False, priority=True)
+            for rank, key in enumerate(_ALT_DIGITS, 1)
         ),
     ]
     DEFAULT_CSS = """
@@ -129,6 +141,8 @@ class CompleteView(Vertical):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """While the model writes, the keys that would have it write elsewhere are grey."""
+        if action == "take" and self._token is None:
+            return False  # the character is meant
         return None if self.is_running and action in ("go_on", "take") else True
 
     @on(Alternatives.Taken)

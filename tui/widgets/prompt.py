@@ -33,7 +33,11 @@ class Prompt(TextArea):
 
     @dataclass
     class Submitted(Message):
+        """`text` is whole, `raw` is as it stood in the box when it was sent: more may stand there by now."""
+
         prompt: "Prompt"
+        text: str
+        raw: str
 
     def __init__(self, hint: Callable[[], str], *, id: str, suggestions: Suggestions | None = None) -> None:
         super().__init__(id=id, soft_wrap=True, show_line_numbers=False, highlight_cursor_line=False)
@@ -96,12 +100,20 @@ class Prompt(TextArea):
         if line := self._marked:
             self.write(line + " ")
 
+    def take(self, raw: str) -> None:
+        """Take away what was sent; what was written since stays."""
+        rest = self.text[len(raw) :] if self.text.startswith(raw) else ""
+        self.clear()
+        self.insert(rest)
+
     def action_send(self) -> None:
+        if self._suggestions:
+            self._suggestions.look(self.text)  # keys that come in a burst are ahead of their messages
         line = self._marked
         if line and " " not in self.text.strip() and line.split()[0] != self.text.strip():
             self.write(line + " ")  # half a command: it is completed first, and sent by the next Enter
         else:
-            self.post_message(self.Submitted(self))
+            self.post_message(self.Submitted(self, self.full_text, self.text))
 
     def action_newline(self) -> None:
         self.insert("\n")

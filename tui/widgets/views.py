@@ -324,7 +324,9 @@ class InstructView(View):
 
     def retell(self) -> None:
         for action, label in _labels().items():
-            self.query_one(f"#{action.replace('_', '-')}", Button).label = label
+            button = self.query_one(f"#{action.replace('_', '-')}", Button)
+            button.label = label
+            button.refresh(layout=True)
 
     def on_resize(self, event: events.Resize) -> None:
         self.set_class(event.size.width >= _WIDE, "-wide")

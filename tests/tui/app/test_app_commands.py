@@ -187,3 +187,64 @@ async def test_commands_that_change_the_path_wait_for_the_answer(start, fake):
         await s.send("/undo")
         assert s.shows("Still answering")
         assert len(s.app.desk.conversation.rounds) == 1
+
+
+async def test_a_conversation_of_the_list_is_opened_and_deleted_by_its_number(start):
+    from bq.tui.conversation import Conversation
+    from bq.tui.store import Store
+
+    store = Store.open()
+    for name in ("older", "newer"):
+        made = Conversation()
+        made.ask(name)
+        store.save(made, made.nodes.values())
+    store.close()
+    async with start() as s:
+        await s.send("/open 2")
+        await s.until(lambda: s.app.desk.conversation.heading == "older")
+        await s.send("/delete 1")
+        await s.until(lambda: s.shows("Deleted"))
+        assert s.app.desk.conversation.heading == "older", "the one on the screen stays"
+        await s.send("/open 7")
+        await s.until(lambda: s.shows("There is no conversation 7."))
+
+
+@pytest.mark.parametrize("line", ["/model /nowhere/x.gguf", "/model ~nobody-of-this-name/x", "/compare " + "x" * 300])
+async def test_a_model_that_is_not_there_costs_nothing(start, fake, line):
+    async with start() as s:
+        await s.ask("one")
+        await s.send(line)
+        await s.until(lambda: s.prompt.text == line)
+        assert s.app.engine.model is not None
+        assert fake.open_models == 1
+
+
+async def test_a_text_that_is_edited_while_an_answer_is_written_is_not_lost(start, fake):
+    async with start() as s:
+        await s.ask("one")
+        fake.writing.shut()
+        await s.send("two")
+        await s.until(lambda: s.shows("writing"))
+        await s.send("/edit better words")
+        assert s.shows("Still answering")
+        assert s.prompt.text == "/edit better words"
+
+
+async def test_templates_that_cannot_be_read_are_told_and_no_more(start, own_home):
+    (own_home / "templates.json").write_text("{", encoding="utf-8")
+    async with start() as s:
+        await s.press(*"/template ")
+        await s.send("/template x")
+        await s.until(lambda: s.shows("templates.json"))
+
+
+async def test_an_own_template_goes_before_the_built_in_one_of_its_name(start):
+    from bq.tui.templates import Template, save_template
+
+    save_template(Template("summarise", "In one word:"))
+    async with start(size=(100, 40)) as s:
+        await s.press("ctrl+t")
+        await s.until(lambda: s.shows("summarise: In one word:"))
+        await s.press("enter")
+        await s.until(lambda: s.app.desk_mode == "instruct")
+        assert s.prompt.text == "In one word:"

@@ -195,3 +195,64 @@ async def test_the_stored_file_is_the_users_alone(start):
     assert store_path().stat().st_mode & 0o077 == 0
     with sqlite3.connect(store_path()) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+async def test_only_the_sessions_own_conversation_is_kept_in_its_file(start, fake, tmp_path):
+    from bq.tui.kept_session import session_in_use
+
+    with session_in_use(str(tmp_path / "s")) as session:
+        async with start(session=session) as s:
+            await s.ask("first")
+            await s.press("ctrl+n")
+            await s.ask("second")
+    assert [[m.content for m in said][0] for said in fake.saved] == ["first"]
+    assert [one.heading for one in kept()] == ["second"], "the store has what the file has not"
+
+
+async def test_an_input_without_an_instruction_is_a_draft_too(start):
+    async with start(mode="instruct", size=(90, 40)) as s:
+        s.app.desk.view.material.load_text("long input")
+        await s.until(lambda: [one.draft for one in kept()] == ["\n\nlong input"])
+        id = s.app.desk.conversation.id
+    async with start(resume=id, size=(90, 40)) as s:
+        await s.until(lambda: s.app.desk_mode == "instruct")
+        assert (s.prompt.text, s.app.desk.view.material.text) == ("", "long input")
+
+
+async def test_what_was_being_written_outlives_a_switch_to_another_conversation(start):
+    other = talk("other", "answer", draft="its own draft")
+    store_conversations(other)
+    async with start() as s:
+        await s.press(*"mine")
+        first = s.app.desk.conversation.id
+        await s.app.open_conversation(other.id)
+        assert s.prompt.text == "its own draft"
+        await s.until(lambda: {one.id: one.draft for one in kept()} == {first: "mine", other.id: "its own draft"})
+
+
+async def test_a_recalled_question_is_not_the_draft(start):
+    async with start() as s:
+        await s.ask("asked")
+        await s.press(*"new", "up")
+        assert s.prompt.text == "asked"
+        await s.until(lambda: [one.draft for one in kept()] == ["new"])
+
+
+async def test_a_save_that_failed_is_made_up_by_the_next_one(start, monkeypatch):
+    from bq.runtime.errors import BqError
+
+    async with start() as s:
+        save, fails = Store.save, [True]
+
+        def held(store, conversation, nodes=()):
+            if fails[0]:
+                raise BqError("The disk is full.")
+            save(store, conversation, nodes)
+
+        monkeypatch.setattr(Store, "save", held)
+        await s.ask("one")
+        await s.until(lambda: s.shows("The disk is full."))
+        fails[0] = False
+        await s.press("x")
+        await s.until(lambda: bool(kept()) and len(kept()[0].path()) == 2)
+        assert kept()[0].path()[1].content == s.app.desk.conversation.last_answer

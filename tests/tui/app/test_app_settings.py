@@ -116,3 +116,40 @@ async def test_a_model_that_cannot_be_loaded_leaves_a_way_back(start, fake, tmp_
         await s.press("ctrl+r")
         await s.ready()
         assert s.shows("ready")
+
+
+async def test_what_the_command_line_said_does_not_replace_what_is_kept(start, fake):
+    from bq.runtime.values import Sampling
+    from bq.tui.settings import save
+
+    save(Settings(parameters={"top_k": 9}))
+    async with start(settings=load(), sampling=Sampling(temperature=0), max_tokens=50, size=(110, 45)) as s:
+        await opened(s)
+        await s.press("ctrl+s")
+        await s.ask("x")
+        assert fake.keywords["max_tokens"] == 50
+    assert load().parameters == {"top_k": 9}
+
+
+async def test_a_process_that_cannot_tell_is_told_in_the_picker(start, fake, monkeypatch):
+    from bq.runtime.errors import BqError
+    from bq.tui.engine import Engine
+
+    def fail(engine, paths):
+        raise BqError("The model's process cannot be started.")
+
+    async with start(size=(100, 40)) as s:
+        monkeypatch.setattr(Engine, "examine", fail)
+        await s.press("f4")
+        await s.until(lambda: s.shows("cannot be started"))
+
+
+async def test_the_form_of_the_output_can_be_set_before_the_mode_was_ever_shown(start, fake):
+    fake.warnings = ("something is wrong with it.",)
+    async with start(size=(100, 40)) as s:
+        await s.press("f7")
+        await s.until(lambda: isinstance(s.app.screen, Choice))
+        await s.press("escape")
+        await s.until(lambda: len(s.app.screen_stack) == 1)
+        assert s.app.desk_mode == "instruct"
+        assert s.shows("something is wrong with it.")
