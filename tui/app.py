@@ -105,7 +105,7 @@ class ChatApp(App[None], inherit_bindings=False):
             "complete": Desk(Conversation(mode="complete"), _text_page),
         }
         self.desk_mode: Mode = mode or "chat"
-        self._has_chosen_mode = mode is not None
+        self._has_chosen_mode = mode is not None or resume is not None
         # Options of the command line go before what was set earlier.
         self._given_sampling = sampling
         self.parameters = Settings() if sampling else replace(self.settings, theme="", language="")
@@ -114,7 +114,7 @@ class ChatApp(App[None], inherit_bindings=False):
         self._resume = resume
         self._session_talk = ""  # the conversation that the session's file keeps, and the store does not
         if session is not None:
-            self.desks["chat"].conversation = Conversation.of(session.history(system))
+            self.desks["chat"].conversation = Conversation.of(session.history(system), model=session.model_name)
             self._session_talk = self.desks["chat"].conversation.id
         self._loaded_path: Path | None = None  # of the last model that could be loaded
         self._has_dialog = False
@@ -208,9 +208,10 @@ class ChatApp(App[None], inherit_bindings=False):
         """
         desk, session, model, job = self.desks["chat"], self._session, self.engine.model, self.engine.job
         talk = desk.conversation
-        if session is None or model is None or talk.id != self._session_talk:
+        if session is None or model is None:
             return
-        said = talk.transcript() if talk.last_answer else session.messages
+        is_its_own = talk.id == self._session_talk and bool(talk.last_answer)
+        said = talk.transcript() if is_its_own else session.messages
         was_read = isinstance(job, Answering) and said[: len(job.question.messages)] == job.question.messages
         if said:
             session.keep(model, said, with_cache=was_read)
@@ -341,7 +342,11 @@ class ChatApp(App[None], inherit_bindings=False):
 
     def _tell_unkept(self, error: BqError) -> None:
         """From the store's thread."""
-        self.call_later(self.tell, error)
+        self.call_later(self._tell_warning, error)
+
+    async def _tell_warning(self, error: BqError) -> None:
+        """What stays on the screen when the next question is asked."""
+        await self.desk.page.notice(Notice("warning", error.cause, error.remedy))
 
     async def tell(self, error: BqError) -> None:
         """Show an error on the page that is open."""
@@ -471,6 +476,7 @@ class ChatApp(App[None], inherit_bindings=False):
     async def show_conversation(self, conversation: Conversation) -> None:
         """Put a conversation in the place of its mode's, which stays kept."""
         self.keep_drafts()
+        self._has_chosen_mode = True
         desk = self.desks[conversation.mode]
         self._is_opening = True
         try:

@@ -76,12 +76,13 @@ class Conversation:
     _length_before: int = 0
 
     @classmethod
-    def of(cls, messages: Sequence[Message], mode: Mode = "chat") -> "Conversation":
-        """A conversation of these messages: a system prompt, if any, and questions each with its answer."""
+    def of(cls, messages: Sequence[Message], mode: Mode = "chat", model: str = "") -> "Conversation":
+        """A conversation of these messages: a system prompt, if any, and questions each with its answer by this model."""
         system, rounds = split_rounds(messages)
         made = cls(mode=mode, system=system)
         for message in (message for one in rounds for message in one):
-            made._add(Node(new_id(), made.head, "user" if message.role == "user" else "assistant", message.content))
+            role: Role = "user" if message.role == "user" else "assistant"
+            made._add(Node(new_id(), made.head, role, message.content, model=model if role == "assistant" else ""))
         return made
 
     # The path

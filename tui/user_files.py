@@ -40,7 +40,8 @@ def write_text(path: Path, text: str, force: bool = False) -> None:
     try:
         if path.exists() and not force:
             raise UsageError(
-                say(f"{path} exists already.", f"{path} 已存在。"), say("Give another name.", "请换一个名称。")
+                say(f"{path} exists already.", f"{path} 已存在。"),
+                say("Give another name; /export! replaces it.", "请换一个名称；/export! 可覆盖。"),
             )
         with replacing(path, private=True) as part, part.open("wb") as file:
             file.write(text.encode("utf-8", "replace"))

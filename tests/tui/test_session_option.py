@@ -307,7 +307,7 @@ def test_a_chat_ends_with_all_that_the_model_has_read_of_it(chat: Any, tmp_path:
 
 def test_what_the_app_had_no_time_to_show_is_kept(chat: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     async def talk(app: ChatApp, pilot: Any) -> None:
-        monkeypatch.setattr("bq.tui.app.LOOK_EVERY_SECONDS", 60)
+        monkeypatch.setattr("bq.tui.app_answers.LOOK_EVERY_SECONDS", 60)
         app.desk.view.prompt.load_text("one")
         await pilot.press("enter")
         await until(lambda: app.desk.job is not None and app.desk.job.done)

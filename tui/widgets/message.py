@@ -5,7 +5,9 @@ nothing; the blocks before it are Markdown, once. At the end the whole is render
 Messages take the keyboard only when asked to (Ctrl+Up): a click never takes it from the box to write in.
 """
 
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -28,6 +30,7 @@ from bq.tui.widgets.fold import ThinkingFold
 from bq.tui.widgets.line import Line
 from bq.tui.widgets.markdown import AnswerMarkdown
 
+_MOUNT_SECONDS = 5
 Wish = Literal["menu", "edit", "fork", "pin", "copy", "code", "before", "after", "side", "fold"]
 
 
@@ -137,6 +140,7 @@ class Answer(Said):
         self._open = OpenBlock()
         self._parts: list[str] = []
         self._copied = -1
+        self._mounted = asyncio.Event()
 
     def compose(self) -> ComposeResult:
         yield self._role
@@ -146,6 +150,12 @@ class Answer(Said):
 
     def on_mount(self) -> None:
         self._tail.display = self._mark.display = False
+        self._mounted.set()
+
+    async def ready(self) -> None:
+        """Wait until text can be shown in it: its parts are mounted after itself."""
+        with suppress(asyncio.TimeoutError):  # taken away before it was there
+            await asyncio.wait_for(self._mounted.wait(), _MOUNT_SECONDS)
 
     async def feed(self, text: str) -> None:
         """Show more of the text."""

@@ -229,6 +229,8 @@ class View(Page):
             await content.mount(said, after=last)
         else:
             await content.mount(said, before=there[0])
+        if isinstance(said, Answer):
+            await said.ready()
         if isinstance(said, Answer) and said.node.content and said.node.stop:
             await said.replace(said.node.content)
             said.mark(end_of(said.node))

@@ -47,7 +47,7 @@ async def test_each_message_is_kept_at_once(start, fake):
 
 
 async def test_an_answer_is_kept_while_it_is_written(start, fake):
-    fake.answers = ["one two three four"]
+    fake.answers = ["one two three four " * 20]
     fake.writing.shut()
     async with start() as s:
         await s.send("count")
@@ -56,7 +56,7 @@ async def test_an_answer_is_kept_while_it_is_written(start, fake):
         fake.writing.open()
         await s.until(lambda: bool(kept()) and len(kept()[0].path()) == 2)
         assert s.app.engine.busy, "it is not through yet"
-        await s.ready()
+        await s.press("escape")
 
 
 async def test_what_is_written_and_not_sent_is_kept(start):
@@ -205,7 +205,7 @@ async def test_only_the_sessions_own_conversation_is_kept_in_its_file(start, fak
             await s.ask("first")
             await s.press("ctrl+n")
             await s.ask("second")
-    assert [[m.content for m in said][0] for said in fake.saved] == ["first"]
+    assert [said[0].content for said in fake.saved] == ["first"]
     assert [one.heading for one in kept()] == ["second"], "the store has what the file has not"
 
 

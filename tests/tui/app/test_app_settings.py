@@ -108,6 +108,7 @@ async def test_another_model_is_loaded_and_the_conversation_stays(start, fake, t
 async def test_a_model_that_cannot_be_loaded_leaves_a_way_back(start, fake, tmp_path):
     from bq.runtime.errors import BqError
 
+    (tmp_path / "b.gguf").write_bytes(b"GGUF")
     async with start() as s:
         fake.load_error = BqError("b.gguf is damaged.", "Convert it again.")
         await s.send(f"/model {tmp_path / 'b.gguf'}")
