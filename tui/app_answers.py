@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_SECONDS = 1 / 12
 KEEP_EVERY_SECONDS = 0.6  # of an answer that is being written
-_SLOWER = 2.5  # while someone writes: what is typed comes first
+_SLOWER = 6  # while someone writes: what is typed comes first
 ALTERNATIVES = 8  # per token, in the text mode
 
 

@@ -31,6 +31,7 @@ from bq.tui.widgets.line import Line
 from bq.tui.widgets.markdown import AnswerMarkdown
 
 _MOUNT_SECONDS = 5
+_TAIL_LINES = 40
 Wish = Literal["menu", "edit", "fork", "pin", "copy", "code", "before", "after", "side", "fold"]
 
 
@@ -140,6 +141,7 @@ class Answer(Said):
         self._open = OpenBlock()
         self._parts: list[str] = []
         self._copied = -1
+        self._settled = 0  # characters of the open block that are drawn for good, until it is closed
         self._mounted = asyncio.Event()
 
     def compose(self) -> ComposeResult:
@@ -160,7 +162,7 @@ class Answer(Said):
     async def feed(self, text: str) -> None:
         """Show more of the text."""
         await self._take(*self._thinking.add(text))
-        self._show_tail()
+        await self._show_tail()
 
     async def finish(self, mark: Callable[[], str] | None = None) -> None:
         """Show what is left as Markdown, and the mark."""
@@ -174,7 +176,7 @@ class Answer(Said):
         else:
             await self._markdown.update(whole)
         self._parts = [whole]
-        self._show_tail()
+        await self._show_tail()
         self.mark(mark)
         self._role.refresh()
 
@@ -192,7 +194,7 @@ class Answer(Said):
         if thought:
             await self._think(thought)
         await self._markdown.update(said)
-        self._show_tail()
+        await self._show_tail()
 
     async def reopen(self) -> None:
         """Show the text as it stands, as what more text will be added to."""
@@ -235,10 +237,21 @@ class Answer(Said):
             await self.mount(self._fold, after=self._role)
         self._fold.add(text)
 
-    def _show_tail(self) -> None:
-        text = self._open.text.strip("\n")
-        self._tail.update(Content(text))
-        self._tail.display = bool(text.strip())
+    async def _show_tail(self) -> None:
+        """The open block as plain text; of a long one only the end is drawn anew."""
+        text = self._open.text
+        if len(text) < self._settled:  # it was closed, and another one is open
+            await self.remove_children(".settled")
+            self._settled = 0
+        rest = text[self._settled :]
+        if rest.count("\n") > _TAIL_LINES:
+            done = rest[: rest.rindex("\n") + 1]
+            await self.mount(Static(Content(done.rstrip("\n")), classes="settled"), before=self._tail)
+            self._settled += len(done)
+            rest = rest[len(done) :]
+        shown = rest.rstrip("\n") if self._settled else rest.strip("\n")
+        self._tail.update(Content(shown))
+        self._tail.display = bool(shown.strip())
 
     def _who(self) -> str:
         return clean(self.node.model) or say("Answer", "回答")

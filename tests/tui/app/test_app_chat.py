@@ -216,7 +216,7 @@ async def test_an_answer_that_has_just_ended_is_shown_before_a_key_counts(start,
     """Its last text has come from the model, and the app has not looked yet."""
     fake.answers = ["the whole answer"]
     async with start() as s:
-        monkeypatch.setattr("bq.tui.app_answers.LOOK_EVERY_SECONDS", 1.0)
+        monkeypatch.setattr("bq.tui.app_answers.LOOK_EVERY_SECONDS", 0.3)
         await s.send("first")
         await s.until(lambda: s.app.desk.job is not None and s.app.desk.job.done)
         s.prompt.load_text("second")
