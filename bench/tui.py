@@ -101,7 +101,7 @@ def measure_start(model: Path) -> None:
         kind()
     rounds = [[kind() for kind in kinds.values()] for _ in range(RUNS)]
     for number, name in enumerate(kinds):
-        print(f"first paint: {1000 * statistics.median(one[number] for one in rounds):6.0f} ms  {name}")
+        print(f"first frame: {1000 * statistics.median(one[number] for one in rounds):6.0f} ms  {name}")
     against_minimal = statistics.median(one[1] / one[0] for one in rounds)
     against_empty = statistics.median(one[2] / one[1] for one in rounds)
     print(f"  bq chat against the minimal app: {against_minimal:.2f} (goal: at most 1.5)")
