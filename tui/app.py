@@ -23,13 +23,11 @@ from textual.widgets import Markdown, TextArea
 
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
-from bq.runtime.prompt import Message
-from bq.tui import app_answers, notes
-from bq.tui.chosen_model import remember_model
+from bq.tui import app_answers, app_counts, app_model, notes
 from bq.tui.clipboard import copy_natively
 from bq.tui.conversation import Conversation, Mode, Node
-from bq.tui.desk import Desk, to_send
-from bq.tui.engine import Answering, Engine, Job, Loading, Unsent
+from bq.tui.desk import Desk
+from bq.tui.engine import Answering, Engine, Job
 from bq.tui.harmless import clean
 from bq.tui.keeper import Keeper
 from bq.tui.line_filter import with_no_controls
@@ -95,7 +93,7 @@ class ChatApp(App[None], inherit_bindings=False):
         settings: Settings | None = None,
     ) -> None:
         super().__init__()
-        self.path = self._first_path = path
+        self.path = self.first_path = path
         self.engine = Engine(options)
         self.keeper = Keeper(self._tell_unkept)
         self.settings = settings or Settings()
@@ -105,18 +103,18 @@ class ChatApp(App[None], inherit_bindings=False):
             "complete": Desk(Conversation(mode="complete"), _text_page),
         }
         self.desk_mode: Mode = mode or "chat"
-        self._has_chosen_mode = mode is not None or resume is not None
+        self.has_chosen_mode = mode is not None or resume is not None
         # Options of the command line go before what was set earlier.
         self._given_sampling = sampling
         self.parameters = Settings() if sampling else replace(self.settings, theme="", language="")
         self.given_max_tokens = max_tokens
-        self._session = session
+        self.session = session
         self._resume = resume
         self._session_talk = ""  # the conversation that the session's file keeps, and the store does not
         if session is not None:
             self.desks["chat"].conversation = Conversation.of(session.history(system), model=session.model_name)
             self._session_talk = self.desks["chat"].conversation.id
-        self._loaded_path: Path | None = None  # of the last model that could be loaded
+        self.loaded_path: Path | None = None  # of the last model that could be loaded
         self._has_dialog = False
         self._is_opening = False  # a conversation: what stands in the boxes is not its draft yet
         self.last_deleted = ""  # conversation, to be brought back
@@ -124,7 +122,7 @@ class ChatApp(App[None], inherit_bindings=False):
         self._pause: Timer | None = None
         self._draft_pause: Timer | None = None
         self._questions: list[str] = []  # asked earlier, the newest first
-        self._chat_screen = ChatScreen(lambda: clean(self.path.name), self.desk.page)
+        self.chat_screen = ChatScreen(lambda: clean(self.path.name), self.desk.page)
 
     @property
     def desk(self) -> Desk:
@@ -132,7 +130,7 @@ class ChatApp(App[None], inherit_bindings=False):
         return self.desks[self.desk_mode]
 
     def get_default_screen(self) -> Screen[None]:
-        return self._chat_screen
+        return self.chat_screen
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         return with_no_controls(super().get_line_filters())
@@ -165,7 +163,7 @@ class ChatApp(App[None], inherit_bindings=False):
     @work(group="history")
     async def _take_up(self) -> None:
         """What was said before: the session's conversation, or the one to be resumed, and the earlier questions."""
-        if self._session is not None:
+        if self.session is not None:
             await self.show_path(self.desks["chat"], is_new=True)
         elif self._resume is not None:
             await self.open_conversation(self._resume)
@@ -176,14 +174,14 @@ class ChatApp(App[None], inherit_bindings=False):
         self._remember_questions()
 
     def _remember_questions(self) -> None:
-        for prompt in self._chat_screen.query(Prompt):
+        for prompt in self.chat_screen.query(Prompt):
             prompt.remember(self._questions)
 
     async def on_unmount(self) -> None:
         """A session is kept afterwards, when the terminal is the user's again: `keep_session`."""
         try:
             self.keep_drafts()
-            await asyncio.to_thread(self.engine.rest if self._session else self.engine.close)
+            await asyncio.to_thread(self.engine.rest if self.session else self.engine.close)
             for desk in self.desks.values():
                 self._keep_open_answer(desk)
         finally:
@@ -206,7 +204,7 @@ class ChatApp(App[None], inherit_bindings=False):
 
         After Ctrl+N it is what was kept last.
         """
-        desk, session, model, job = self.desks["chat"], self._session, self.engine.model, self.engine.job
+        desk, session, model, job = self.desks["chat"], self.session, self.engine.model, self.engine.job
         talk = desk.conversation
         if session is None or model is None:
             return
@@ -231,72 +229,13 @@ class ChatApp(App[None], inherit_bindings=False):
 
     def load(self, path: Path | None = None) -> None:
         """Load a model, the same one again if none is named."""
-        self.path = path or self.path
-        loading = Loading(self.path, self._session if not self.engine.was_loaded else None)
-        self.start(loading)
-        self._follow_loading(loading)
-
-    @work(group="follow")
-    async def _follow_loading(self, loading: Loading) -> None:
-        panel = self._chat_screen.load_panel
-        await panel.begin()
-        while not loading.done:
-            await asyncio.sleep(app_answers.LOOK_EVERY_SECONDS)
-            panel.progress(loading.progress, loading.plan)
-            self.show_status()
-        back = self._loaded_path if loading.error and loading.path != self._loaded_path else None
-        if back is not None and loading.error:
-            panel.finish()
-            await self.tell(loading.error)  # and the model before is loaded again, below
-        elif loading.error:
-            await panel.fail(loading.error)
-        elif self.engine.model:
-            panel.finish()
-            self._loaded_path = self.engine.model.path
-            if self.engine.model.path != self._first_path:
-                await asyncio.to_thread(remember_model, self.engine.model.path)
-            await self._greet(loading.fit)
-        self.settle(loading)
-        self.count_unsent()
-        if back is not None:
-            self.load(back)
+        app_model.load(self, path or self.path)
 
     def settle(self, job: Job) -> None:
         """All that the job brought is in the conversation and on the screen."""
         job.settled = True
         self.show_status()
         self.refresh_bindings()
-
-    async def _greet(self, fit: str) -> None:
-        """Says what the user should know of this file before the first question, and what it took."""
-        model = self.engine.model
-        if model is None:
-            return
-        if not self._has_chosen_mode:
-            await self._follow_variant(model.info.variant)
-        for mode, desk in self.desks.items():
-            if desk.has_page:
-                await desk.page.forget_model()
-                await self._tell_of_model(mode)
-        if not self.desk.conversation.nodes:
-            await self.desk.page.notice_of_model(Notice("hint", notes.welcome(self.desk_mode), fit))
-
-    async def _tell_of_model(self, mode: Mode) -> None:
-        """What is wrong with the file, or to be known of it, on the page of this mode."""
-        page, model = self.desks[mode].page, self.engine.model
-        for warning in model.warnings if model else ():
-            await page.notice_of_model(Notice("warning", warning))
-        if mode == "chat" and self.is_base:
-            await page.notice_of_model(Notice("warning", notes.base_cause, notes.base_remedy))
-        if mode == "chat" and self._session and self._session.note:
-            await page.notice_of_model(Notice("hint", self._session.note))
-
-    async def _follow_variant(self, variant: str) -> None:
-        """The mode for which the file was made, unless something was begun already."""
-        fits: Mode = "complete" if variant == "base" else "instruct" if variant == "instruct" else "chat"
-        begun = any(desk.conversation.nodes for desk in self.desks.values())
-        if not begun and not self.desks["chat"].view.prompt.text:
-            await self.show_mode(fits)
 
     # How answers are drawn
 
@@ -332,7 +271,7 @@ class ChatApp(App[None], inherit_bindings=False):
 
     async def keep_in_session(self, desk: Desk) -> None:
         """Where there is a session: its messages, each time. The KV cache, which may be large, is written at the end alone."""
-        session, model = self._session, self.engine.model
+        session, model = self.session, self.engine.model
         if session is None or model is None or desk.conversation.id != self._session_talk:
             return
         try:
@@ -373,45 +312,7 @@ class ChatApp(App[None], inherit_bindings=False):
 
     def count_unsent(self) -> None:
         """Count what would be sent now, exactly."""
-        messages = to_send(self.desk, self.is_base)
-        if messages:
-            self._measure(self.desk, messages)
-        else:
-            self._measured_nothing()
-
-    def _measured_nothing(self) -> None:
-        desk = self.desk
-        if desk.unsent is not None and not desk.is_text:
-            desk.view.restand(shown(desk.conversation))
-        desk.unsent = None
-        self.show_status()
-
-    @work(thread=True, group="measure", exclusive=True)
-    def _measure(self, desk: Desk, messages: Sequence[Message]) -> None:
-        unsent = self.engine.measure(messages, self.max_tokens(), desk.conversation.pinned())
-        self.call_later(self._measured, desk, messages, unsent)
-
-    def _measured(self, desk: Desk, messages: Sequence[Message], unsent: Unsent | None) -> None:
-        """Takes the count, unless something else is written by now: that may have found the counter taken."""
-        if messages != to_send(desk, self.is_base):
-            self.count_unsent()
-            return
-        desk.unsent = unsent
-        if unsent is not None:
-            desk.view.restand(shown(desk.conversation, unsent.left_out))
-        self.show_status()
-
-    @work(thread=True, group="measure")
-    def mark_left_out(self, desk: Desk, job: Answering) -> None:
-        """Show which rounds had no room in what the model has just read."""
-        question = job.question
-        unsent = self.engine.measure(question.messages, question.max_tokens, question.pinned)
-        if unsent is not None:
-            self.call_later(self._mark, desk, unsent.left_out)
-
-    def _mark(self, desk: Desk, left_out: frozenset[int]) -> None:
-        if desk.unsent is None:
-            desk.view.restand(shown(desk.conversation, left_out))
+        app_counts.count_unsent(self)
 
     @on(Prompt.Submitted)
     async def _send(self, event: Prompt.Submitted) -> None:
@@ -476,7 +377,7 @@ class ChatApp(App[None], inherit_bindings=False):
     async def show_conversation(self, conversation: Conversation) -> None:
         """Put a conversation in the place of its mode's, which stays kept."""
         self.keep_drafts()
-        self._has_chosen_mode = True
+        self.has_chosen_mode = True
         desk = self.desks[conversation.mode]
         self._is_opening = True
         try:
@@ -550,16 +451,16 @@ class ChatApp(App[None], inherit_bindings=False):
         self.show_status()
 
     async def action_switch(self) -> None:
-        self._has_chosen_mode = True
+        self.has_chosen_mode = True
         await self.show_mode(MODES[(MODES.index(self.desk_mode) + 1) % len(MODES)])
 
     async def show_mode(self, mode: Mode) -> None:
         """Bring a mode onto the screen."""
         self.desk_mode, is_new = mode, not self.desks[mode].has_page
-        await self._chat_screen.show_page(self.desk.page)
+        await self.chat_screen.show_page(self.desk.page)
         if is_new:
             self._remember_questions()
-            await self._tell_of_model(mode)
+            await app_model.tell_of_model(self, mode)
         self.desk.page.focus_target.focus()
         self.show_status()
         self.count_unsent()
@@ -585,7 +486,7 @@ class ChatApp(App[None], inherit_bindings=False):
     def action_help(self) -> None:
         from bq.tui.dialogs.help import HelpScreen
 
-        self.push_screen(HelpScreen(self._chat_screen.help_entries()))
+        self.push_screen(HelpScreen(self.chat_screen.help_entries()))
 
     def action_conversations(self) -> None:
         self.open_dialog(lambda dialogs: dialogs.conversations(self))
@@ -669,7 +570,7 @@ class ChatApp(App[None], inherit_bindings=False):
         copy_natively(text)
 
     def hint(self, text: notes.Text) -> None:
-        self._chat_screen.status_line.hint(text)
+        self.chat_screen.status_line.hint(text)
 
     def refuse(self) -> bool:
         """Says why no question can be put now, if so."""
@@ -679,7 +580,7 @@ class ChatApp(App[None], inherit_bindings=False):
         return why is not None
 
     def show_status(self) -> None:
-        self._chat_screen.status_line.status = observe(
+        self.chat_screen.status_line.status = observe(
             self.engine, clean(self.path.name), self.desk.job, None if self.engine.busy else self.desk.unsent
         )
 
@@ -695,7 +596,7 @@ class ChatApp(App[None], inherit_bindings=False):
 
     def speak(self) -> None:
         """Draw everything anew, in the language of now."""
-        self._chat_screen.retell()
+        self.chat_screen.retell()
 
     @property
     def is_base(self) -> bool:

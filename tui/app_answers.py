@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 from bq.runtime.errors import Cancelled
-from bq.tui import notes
+from bq.tui import app_counts, notes
 from bq.tui.conversation import Conversation, Node
 from bq.tui.desk import Desk
 from bq.tui.engine import Answering, Question
@@ -152,4 +152,4 @@ def _after(app: "ChatApp", desk: Desk, job: Answering) -> None:
     app.settle(job)
     app.count_unsent()
     if job.stats and job.stats.dropped_rounds and not desk.is_text:
-        app.mark_left_out(desk, job)
+        app_counts.mark_left_out(app, desk, job)

@@ -19,7 +19,7 @@ from bq.tui.dialogs.settings import Chosen, SettingsScreen, apply_language
 from bq.tui.dialogs.small import Choice, Editor, Entry
 from bq.tui.harmless import clean
 from bq.tui.keys import texts
-from bq.tui.templates import Template, check_form, save_template
+from bq.tui.templates import Template, check_form, delete_template, own_templates, save_template
 from bq.tui.templates import templates as all_templates
 from bq.tui.user_files import is_there, path_named, write_text
 from bq.tui.widgets.views import InstructView
@@ -27,7 +27,7 @@ from bq.tui.widgets.views import InstructView
 if TYPE_CHECKING:
     from bq.tui.app import ChatApp
 
-_KEEP = "\0keep"
+_KEEP, _DROP = "\0keep", "\0drop"  # no template has such a name
 
 
 async def conversations(app: "ChatApp", search: str = "") -> None:
@@ -120,9 +120,13 @@ async def templates(app: "ChatApp") -> None:
     found = all_templates()
     options = [(one.name, f"{one.name}: {one.instruction}") for one in found]
     keep = (_KEEP, say("Keep this instruction as a template…", "把当前指令存为模板……"))
-    name = await app.push_screen_wait(Choice(lambda: say("Templates", "模板"), [*options, keep]))
+    own = [one.name for one in own_templates()]
+    drop = [(_DROP, say("Delete one of your own…", "删除自己的模板……"))] if own else []
+    name = await app.push_screen_wait(Choice(lambda: say("Templates", "模板"), [*options, keep, *drop]))
     if name == _KEEP:
         await _keep_template(app)
+    elif name == _DROP:
+        await _drop_template(app, own)
     elif name is not None:
         await use_template(app, next(one for one in found if one.name == name))
 
@@ -136,6 +140,14 @@ async def use_template(app: "ChatApp", template: Template, material: str = "") -
     if material:
         view.material.write(material)
     view.material.focus()
+
+
+async def _drop_template(app: "ChatApp", names: list[str]) -> None:
+    title = say("Delete which template?", "删除哪个模板？")
+    name = await app.push_screen_wait(Choice(title, [(one, one) for one in names]))
+    if name is not None:
+        delete_template(name)
+        app.hint(lambda: say(f"Deleted: {name}", f"已删除：{name}"))
 
 
 async def _keep_template(app: "ChatApp") -> None:

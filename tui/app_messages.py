@@ -6,7 +6,6 @@ from bq.runtime.language import say
 from bq.tui import app_answers
 from bq.tui.conversation import Conversation, Node
 from bq.tui.desk import Desk
-from bq.tui.harmless import clean
 from bq.tui.thinking import split_thinking
 from bq.tui.widgets.message import Answer, Said, Wish
 
@@ -171,8 +170,3 @@ def _focus(app: "ChatApp", id: str) -> None:
     for said in app.desk.page.query(Said):
         if said.node.id == id:
             said.focus()
-
-
-def name_of(node: Node) -> str:
-    """Who said it, for a heading."""
-    return clean(node.model) if node.role == "assistant" else say("You", "你")

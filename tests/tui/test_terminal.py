@@ -25,7 +25,8 @@ class Terminal:
     def __init__(self, folder: Path, command: str) -> None:
         self._tmux = ["tmux", "-f", os.devnull, "-S", str(folder / "tmux")]
         environment = {
-            **os.environ,
+            # A size there would hold against the terminal's own (shutil.get_terminal_size).
+            **{name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")},
             "BQ_HOME": str(folder),
             "BQ_LANG": "en",
             "LC_ALL": "C.UTF-8",

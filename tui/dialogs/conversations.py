@@ -83,6 +83,8 @@ class ConversationsScreen(Dialog[str | None]):
         except BqError as error:
             self._hint.change(str(error))
             return
+        if self.is_gone:
+            return
         options = self.query_one(OptionList)
         marked = self._marked()
         options.set_options(Option(describe(one, one.id == self._current), id=one.id) for one in self._found)

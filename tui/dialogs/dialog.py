@@ -13,10 +13,10 @@ class Dialog(ModalScreen[Result]):
     """A screen above the app. Two keys that close it may come in one burst; the second means nothing."""
 
     CSS_PATH = Path(__file__).with_name("dialogs.tcss")
-    _is_gone = False
+    is_gone = False  # or about to go: what comes late has no place any more
 
     def dismiss(self, result: Result | None = None) -> AwaitComplete:
-        if self._is_gone:
+        if self.is_gone:
             return AwaitComplete.nothing()  # type: ignore[no-untyped-call, no-any-return]
-        self._is_gone = True
+        self.is_gone = True
         return super().dismiss(result)

@@ -60,7 +60,7 @@ class ModelsScreen(Dialog[Path | None]):
             self.app.call_later(self._show, {one.path: one for one in found})
 
     def _show(self, found: "dict[Path, Candidate]") -> None:
-        if self.is_mounted:
+        if not self.is_gone:
             options = self.query_one(OptionList)
             marked = options.highlighted
             options.set_options(self._options(found))

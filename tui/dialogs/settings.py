@@ -144,9 +144,15 @@ class SettingsScreen(Dialog[Chosen | None]):
             self._wrong.change(say("No system prompt is kept yet.", "尚未收藏系统提示。"))
             return
         options = [(str(number), f"{name}: {text[:60]}") for number, (name, text) in enumerate(prompts)]
-        number = await self.app.push_screen_wait(Choice(lambda: say("System prompts", "系统提示"), options))
-        if number is not None:
-            self._system.load_text(prompts[int(number)][1])
+        options += [(f"-{number}", say(f"Delete {name}", f"删除 {name}")) for number, (name, _) in enumerate(prompts)]
+        chosen = await self.app.push_screen_wait(Choice(lambda: say("System prompts", "系统提示"), options))
+        if chosen is None:
+            return
+        name, text = prompts[int(chosen.lstrip("-"))]
+        if chosen.startswith("-"):
+            await self._keeper.ask(lambda store: store.delete_system_prompt(name))
+        else:
+            self._system.load_text(text)
 
     @on(Button.Pressed, "#keep")
     def _keep(self) -> None:

@@ -154,3 +154,38 @@ async def test_the_form_of_the_output_can_be_set_before_the_mode_was_ever_shown(
         await s.until(lambda: len(s.app.screen_stack) == 1)
         assert s.app.desk_mode == "instruct"
         assert s.shows("something is wrong with it.")
+
+
+async def test_a_kept_system_prompt_can_be_deleted(start):
+    from bq.tui.store import Store
+
+    store = Store.open()
+    store.save_system_prompt("poet", "You are a poet.")
+    store.close()
+    async with start(size=(110, 50)) as s:
+        screen = await opened(s)
+        screen.query_one("#library").press()
+        await s.until(lambda: isinstance(s.app.screen, Choice))
+        await s.press("end", "enter")
+        await s.until(lambda: s.app.screen is screen)
+        screen.query_one("#library").press()
+        await s.until(lambda: s.shows("No system prompt is kept yet."))
+
+
+async def test_an_own_template_is_kept_and_deleted(start):
+    from bq.tui.templates import own_templates
+
+    async with start(mode="instruct", size=(100, 50)) as s:
+        await s.press(*"Shorten it")
+        await s.press("ctrl+t")
+        await s.until(lambda: isinstance(s.app.screen, Choice))
+        await s.press("end", "enter")
+        await s.until(lambda: isinstance(s.app.screen, Entry))
+        await s.press(*"mine", "enter")
+        await s.until(lambda: [one.instruction for one in own_templates()] == ["Shorten it"])
+        await s.press("ctrl+t")
+        await s.until(lambda: isinstance(s.app.screen, Choice))
+        await s.press("end", "enter")
+        await s.until(lambda: s.shows("Delete which template?"))
+        await s.press("enter")
+        await s.until(lambda: own_templates() == [])
