@@ -7,6 +7,7 @@ the widget of the open answer to write into. It knows nothing of the model, the 
 import asyncio
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from textual import events
@@ -31,6 +32,7 @@ SHOWN_MESSAGES = 24  # of a conversation that is opened; the earlier ones come w
 _MOST_MESSAGES = 120  # on the screen; above that the earliest go, so that a long talk stays quick
 
 
+_MOUNT_SECONDS = 5
 _WIDE = 100  # columns: from there on the result stands beside the task
 
 
@@ -66,6 +68,18 @@ class Earlier(Line):
 class Page(Blank, Vertical):
     """What the app does with any way of working. `focus_target` is where writing starts."""
 
+    def __init__(self, *, id: str) -> None:
+        super().__init__(id=id)
+        self._mounted = asyncio.Event()
+
+    def on_mount(self) -> None:
+        self._mounted.set()
+
+    async def ready(self) -> None:
+        """Wait until its parts are there: it may have been brought onto the screen just now."""
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._mounted.wait(), _MOUNT_SECONDS)
+
     @property
     @abstractmethod
     def focus_target(self) -> Widget: ...
@@ -92,6 +106,7 @@ class Page(Blank, Vertical):
 
     async def notice(self, notice: Notice) -> None:
         """Say something about the model or an answer."""
+        await self.ready()
         await self.notices.mount(notice)
 
     async def notice_of_model(self, notice: Notice) -> None:
@@ -101,6 +116,7 @@ class Page(Blank, Vertical):
 
     async def forget_model(self) -> None:
         """Take away what was said of the model before."""
+        await self.ready()
         await self.notices.remove_children(".of-model")
 
     @abstractmethod
@@ -145,6 +161,7 @@ class View(Page):
         """Show this path, of a conversation not shown before if `is_new`; gives the open answer's widget, if there is one."""
         self._path = path
         if is_new:
+            await self.ready()
             await self.log_area.drop("Said")
         if is_new or len(path) < self._first:
             self._first = max(0, len(path) - SHOWN_MESSAGES)
@@ -200,6 +217,7 @@ class View(Page):
 
     async def _mount_missing(self) -> None:
         """Have exactly the messages from the first shown one on, in order; those that are there already stay."""
+        await self.ready()
         async with self._mounting:
             await self._mount_wanted(self._path[self._first :])
 
