@@ -133,9 +133,10 @@ def parse_parameter(name: str, text: str) -> float:
     type_ = _options()[option]
     try:
         value: float = type_.convert(text, None, None)
-    except click.BadParameter as error:
+    except click.BadParameter:
         raise UsageError(
-            f"{option}{say(': ', '：')}{say(error.message, f'{text!r} 不是数字，或超出范围。')}",
+            f"{option}{say(': ', '：')}"
+            + say(f"{text!r} is no number, or out of range.", f"{text!r} 不是数字，或超出范围。"),
             say(f"Give a number: {_range(type_)}.", f"请给出一个数：{_range(type_)}。"),
         ) from None
     return value
