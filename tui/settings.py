@@ -133,13 +133,21 @@ def parse_parameter(name: str, text: str) -> float:
     type_ = _options()[option]
     try:
         value: float = type_.convert(text, None, None)
-    except click.BadParameter:
+    except click.BadParameter as error:
         raise UsageError(
-            f"{option}{say(': ', '：')}"
-            + say(f"{text!r} is no number, or out of range.", f"{text!r} 不是数字，或超出范围。"),
+            f"{option}{say(': ', '：')}{_complaint(text, error.message)}",
             say(f"Give a number: {_range(type_)}.", f"请给出一个数：{_range(type_)}。"),
         ) from None
     return value
+
+
+def _complaint(text: str, of_click: str) -> str:
+    """What is wrong with a value: click speaks of "float ranges" where there is no number at all."""
+    try:
+        float(text)
+    except ValueError:
+        return say(f"{text!r} is no number.", f"{text!r} 不是数字。")
+    return say(of_click, f"{text} 超出范围。")
 
 
 def _sound(parameters: dict[str, Any]) -> Iterator[tuple[str, float]]:
