@@ -8,8 +8,21 @@ from bq.runtime.language import say
 
 # Command -> its line in the help; the module of the same name in bq.tui.commands holds it as `command`.
 COMMANDS = {
-    "models": ("Every Baichuan release, its sizes, and which to choose.", "列出 Baichuan 的全部发布版、大小与选择建议。"),
+    "models": (
+        "Every Baichuan release, its sizes, and which to choose.",
+        "列出 Baichuan 的全部发布版、大小与选择建议。",
+    ),
     "convert": ("Convert a checkpoint to a quantized GGUF file.", "把检查点转换为量化的 GGUF 文件。"),
+    "verify": ("Prove that a GGUF file says what its checkpoint says.", "证明 GGUF 文件与其检查点一致。"),
+    "eval": (
+        "Measure a file's quality: perplexity, and KL divergence from a reference.",
+        "测量文件质量：困惑度，以及相对参考的 KL 散度。",
+    ),
+    "imatrix": ("Gather an importance matrix for better small files.", "收集重要性矩阵，使小文件质量更好。"),
+    "search": ("Find the best types for a size.", "为给定大小寻找最佳量化类型。"),
+    "repair": ("Mend a GGUF file that another program made wrong.", "修复其他程序生成的有误的 GGUF 文件。"),
+    "inspect": ("Show what is in a GGUF file or a checkpoint.", "查看 GGUF 文件或检查点的内容。"),
+    "list": ("The models here, with sizes and measured quality.", "列出这里的模型、大小与已测质量。"),
     "run": ("Give one instruction, get one answer.", "给出一条指令，得到一个回答。"),
     "complete": ("Let a Base model go on with a text.", "让 Base 模型续写文本。"),
     "chat": ("Talk to a model in the terminal.", "在终端中与模型对话。"),

@@ -1,0 +1,1 @@
+"""Proves that a GGUF file says what its checkpoint says."""
