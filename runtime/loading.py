@@ -46,6 +46,7 @@ _PREFIX = re.compile(r"^\w+: (?:error loading model: )?")  # the function that l
 _SAYS_NOTHING = re.compile(r"llama_model_load_from_file_impl: failed to load model$")
 
 Progress = Callable[[float], bool]
+Make = Callable[[Any], Any]  # llama.cpp's model for its parameters
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,11 @@ def load(
     options: LoadOptions = _BQ_CHOOSES,
     progress: Progress | None = None,
     on_plan: Callable[[Plan], None] | None = None,
+    on_node: Any = None,
 ) -> Model:
     """Load a GGUF file. `progress` hears a fraction and returns False to stop; `on_plan` hears how, before each try.
 
+    `on_node`, a ggml_backend_sched_eval_callback that the caller holds as long as the model, sees what is computed.
     Raises BqError for a file that is damaged, no Baichuan, or too large for the memory; Cancelled if `progress` stopped it.
     """
     file = read_gguf(Path(path))
@@ -83,7 +86,7 @@ def load(
         if on_plan is not None:
             on_plan(plan)
         try:
-            model, heard = _load(file, plan, after)
+            model, heard = _load(file, plan, after, on_node)
         except _NoRoom:
             if number + 1 == len(ways):
                 raise
@@ -165,22 +168,32 @@ class _FromC:
         return self.error is None
 
 
-def _load(file: GgufFile, plan: Plan, progress: Progress) -> tuple[Model, str]:
+def load_planned(file: GgufFile, plan: Plan, make: Make) -> Model:
+    """A model that the caller makes with these parameters, and a context by the plan. Raises BqError if llama.cpp refuses."""
+    return _load_by(file, plan, make, _FromC(lambda _: True))[0]
+
+
+def _load(file: GgufFile, plan: Plan, progress: Progress, on_node: Any) -> tuple[Model, str]:
     """The loaded model, and what llama.cpp logged meanwhile."""
-    lib, hear = library(), _FromC(progress)
+    path, hear = os.fsencode(file.path), _FromC(progress)
+    return _load_by(file, plan, lambda params: library().llama_model_load_from_file(path, params), hear, on_node)
+
+
+def _load_by(file: GgufFile, plan: Plan, make: Make, hear: _FromC, on_node: Any = None) -> tuple[Model, str]:
+    lib = library()
     on_progress = lib.llama_progress_callback(hear)  # held here: the parameters only point to it
     used_devices = _chosen_devices(plan)  # llama.cpp reads the list while it loads
     params = _model_params(plan)
     params.devices = ctypes.cast(used_devices, ctypes.c_void_p)
     params.progress_callback = on_progress
     with listening() as heard:
-        model = lib.llama_model_load_from_file(os.fsencode(file.path), params)
+        model = make(params)
         with _freed_on_error(lib.llama_model_free, model):
             if hear.error is not None:
                 raise hear.error
             if not model:
                 raise _failure(file.path, heard)
-            context = lib.llama_init_from_model(model, _context_params(plan))
+            context = lib.llama_init_from_model(model, _context_params(plan, on_node))
             with _freed_on_error(lib.llama_free, context):
                 if not context:
                     raise _failure(file.path, heard)
@@ -219,7 +232,7 @@ def _load_mode(plan: Plan) -> int:
     return int(lib.LLAMA_LOAD_MODE_MMAP if plan.mmap else lib.LLAMA_LOAD_MODE_NONE)
 
 
-def _context_params(plan: Plan) -> Any:
+def _context_params(plan: Plan, on_node: Any) -> Any:
     setting = plan.setting
     params = library().llama_context_default_params()
     params.n_ctx = setting.ctx
@@ -232,6 +245,8 @@ def _context_params(plan: Plan) -> Any:
     params.n_outputs_max = setting.outputs
     params.type_k = params.type_v = _KV[setting.kv]
     params.n_threads, params.n_threads_batch = plan.threads, plan.threads_batch
+    if on_node is not None:
+        params.cb_eval = on_node
     return params
 
 

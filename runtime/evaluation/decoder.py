@@ -19,13 +19,13 @@ from bq.runtime.model import Model
 from bq.runtime.values import LoadOptions
 
 Logits = npt.NDArray[np.float32]
-_BATCH = 512  # tokens of one decode; its logits take 257 MB for 125,696 pieces
+BATCH = 512  # tokens of one decode; its logits take 257 MB for 125,696 pieces
 
 
 class Decoder:
     """A model that reads texts from their beginning. Its KV cache is this object's while it is used."""
 
-    def __init__(self, model: Model, batch: int = _BATCH) -> None:
+    def __init__(self, model: Model, batch: int = BATCH) -> None:
         engine = model._engine
         if engine is None:
             raise RuntimeError("the model is closed")
@@ -77,7 +77,7 @@ def open_decoder(
 
     `options` are the user's, for devices and threads. Raises what bq.runtime.loading.load raises.
     """
-    batch = min(_BATCH, context)
+    batch = min(BATCH, context)
     outputs = max(1, min(batch, context - first))
     chosen = replace(options or LoadOptions(), ctx=context, batch=batch, outputs=outputs)
     with load(path, chosen, progress, on_plan) as model:

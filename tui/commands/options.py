@@ -28,6 +28,27 @@ class Number(click.FloatRange):
         return number
 
 
+_THREADS = click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    help=say("Threads. [default: by cores and model size]", "线程数。[默认：按核心数与模型大小]"),
+)
+_GPU_LAYERS = click.option(
+    "--gpu-layers",
+    type=click.IntRange(0),
+    help=say(
+        "Layers on the GPU, the output as one more. [default: as many as fit]",
+        "放到 GPU 的层数，输出层另计一层。[默认：能放多少放多少]",
+    ),
+)
+_DEVICE = click.option(
+    "--device",
+    metavar="NAMES",
+    help=say(
+        "GPUs to use, e.g. CUDA0,CUDA1, or cpu. [default: all]",
+        "使用的 GPU，如 CUDA0,CUDA1，或 cpu。[默认：全部]",
+    ),
+)
 # In the order of the help.
 _LOADING_OPTIONS = (
     click.option(
@@ -46,19 +67,8 @@ _LOADING_OPTIONS = (
             "上下文长度（词元）。[默认：模型的长度，内存不足时缩短]",
         ),
     ),
-    click.option(
-        "--threads",
-        type=click.IntRange(1, 1024),
-        help=say("Threads. [default: by cores and model size]", "线程数。[默认：按核心数与模型大小]"),
-    ),
-    click.option(
-        "--gpu-layers",
-        type=click.IntRange(0),
-        help=say(
-            "Layers on the GPU, the output as one more. [default: as many as fit]",
-            "放到 GPU 的层数，输出层另计一层。[默认：能放多少放多少]",
-        ),
-    ),
+    _THREADS,
+    _GPU_LAYERS,
     click.option(
         "--kv",
         type=click.Choice(["f16", "q8_0"]),
@@ -69,14 +79,7 @@ _LOADING_OPTIONS = (
     ),
 )
 _MORE_LOADING_OPTIONS = (
-    click.option(
-        "--device",
-        metavar="NAMES",
-        help=say(
-            "GPUs to use, e.g. CUDA0,CUDA1, or cpu. [default: all]",
-            "使用的 GPU，如 CUDA0,CUDA1，或 cpu。[默认：全部]",
-        ),
-    ),
+    _DEVICE,
     click.option(
         "--no-mmap",
         is_flag=True,
@@ -137,6 +140,11 @@ def _model_options(function: F, *batch_names: str) -> F:
         help=say("Tokens of the prompt read at once. [default: 512]", "一次读入的提示词元数。[默认：512]"),
     )
     return _with_options(function, (*_LOADING_OPTIONS, batch, *_MORE_LOADING_OPTIONS))
+
+
+def device_options(function: F) -> F:
+    """--threads, --gpu-layers and --device, for commands that read texts with a model and answer nothing."""
+    return _with_options(function, (_THREADS, _GPU_LAYERS, _DEVICE))
 
 
 def sampling_options(function: F) -> F:

@@ -1,0 +1,1 @@
+"""Finds the types that hurt a model least within a size."""

@@ -1,0 +1,191 @@
+"""Measures how much each group of matrices hurts in each format: the KL divergence of the model's output when that group alone is
+quantized and everything else is not.
+
+The model stays in memory; a group's weights are rounded to a format and put back, which takes less time than the texts that are
+decoded to see what it did.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import numpy.typing as npt
+
+from bq.convert import kernel_calls
+from bq.convert.kernel_calls import HAVE_KERNELS, Kernel
+from bq.convert.search.groups import Group
+from bq.runtime import ggml
+from bq.runtime.evaluation.editable import Editable, open_editable
+from bq.runtime.evaluation.imatrix_file import ImportanceMatrix
+from bq.runtime.evaluation.score import divergence, log_softmax
+from bq.runtime.ggml import GgmlType, row_bytes
+from bq.runtime.gguf_file import GgufFile
+from bq.runtime.values import LoadOptions
+
+F32Array = npt.NDArray[np.float32]
+ReadRows = Callable[[str, int, int], F32Array]  # tensor, first row, row after the last -> [n, columns]
+_SLAB_WEIGHTS = 1 << 20
+_WORTH_KERNELS = 100_000_000  # weights: below, compiling the kernels takes longer than ggml
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to search on: a file of whose tensors only names and shapes count, and where its exact rows come from."""
+
+    file: GgufFile
+    rows: ReadRows
+    importance: ImportanceMatrix | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Chunks of token ids, each of `context` of them; those from the middle of each on are compared, as `bq eval` does."""
+
+    chunks: tuple[tuple[int, ...], ...]
+    context: int
+
+    @property
+    def first(self) -> int:
+        """The first position that counts."""
+        return self.context // 2
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The divergence of one group in one format, in nats per token."""
+
+    group: str
+    kind: GgmlType
+    divergence: float
+
+
+def rows_of_file(file: GgufFile) -> ReadRows:
+    """The rows of a file's own tensors, dequantized."""
+
+    def rows(name: str, first: int, after: int) -> F32Array:
+        entry = file.tensors[name]
+        size = row_bytes(entry.kind, entry.shape[-1])
+        packed = file.bytes[entry.start + first * size : entry.start + after * size].reshape(-1, size)
+        return ggml.dequantize(entry.kind, packed, entry.shape[-1])
+
+    return rows
+
+
+def measure(
+    source: Source,
+    wanted: Sequence[tuple[Group, GgmlType]],
+    sample: Sample,
+    options: LoadOptions,
+    threads: int,
+    scratch: Path | None = None,
+) -> Iterator[Measurement]:
+    """One measurement for each group and format that is wanted, those of a group together.
+
+    The output of the unchanged model lies in a temporary file below `scratch` meanwhile. Raises BqError where the memory does not
+    hold the model.
+    """
+    rounding = _Rounding.of(source, wanted)
+    with open_editable(source.file, sample.context, sample.first, options) as model, _workers(threads) as pool:
+        for name in source.file.tensors:
+            _fill(model, source, name, pool)
+        with _Reference.of(model, sample, scratch) as reference:
+            for group in dict.fromkeys(group for group, _ in wanted):
+                for kind in (kind for one, kind in wanted if one == group):
+                    for name in group.tensors:
+                        _fill(model, source, name, pool, rounding, kind)
+                    yield Measurement(group.name, kind, reference.divergence(model))
+                for name in group.tensors:
+                    _fill(model, source, name, pool)
+
+
+@contextmanager
+def _workers(threads: int) -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(threads, thread_name_prefix="round") as pool:
+        yield pool
+
+
+@dataclass(frozen=True)
+class _Rounding:
+    """Rounds rows to a format and back, by the kernels where that pays."""
+
+    kernels: Mapping[GgmlType, Kernel] = field(default_factory=dict)
+    importance: ImportanceMatrix | None = None
+
+    @classmethod
+    def of(cls, source: Source, wanted: Sequence[tuple[Group, GgmlType]]) -> "_Rounding":
+        kinds = {kind for _, kind in wanted}
+        for kind in kinds:
+            ggml.prepare(kind)
+        weights = sum(group.weights for group in {group for group, _ in wanted})
+        if weights < _WORTH_KERNELS or not kernel_calls.is_installed():
+            return cls({}, source.importance)
+        loaded = kernel_calls.load_kernels(sorted(HAVE_KERNELS & kinds), with_importance=source.importance is not None)
+        return cls(loaded.kernels, source.importance)
+
+    def __call__(self, name: str, kind: GgmlType, rows: F32Array) -> F32Array:
+        importance = self.importance.importance(name) if self.importance is not None else None
+        kernel = self.kernels.get(kind)
+        packed = None
+        if kernel is not None:
+            packed = kernel_calls.quantize(kernel, kind, kernel_calls.rows_in_memory(rows), importance, lambda: rows)
+        if packed is None:
+            packed = ggml.quantize(kind, rows, importance)
+        return ggml.dequantize(kind, packed, rows.shape[1])
+
+
+def _fill(
+    model: Editable,
+    source: Source,
+    name: str,
+    pool: ThreadPoolExecutor,
+    rounding: _Rounding | None = None,
+    kind: GgmlType | None = None,
+) -> None:
+    """Put a tensor's rows into the model, exact or rounded to a format."""
+    shape = source.file.tensors[name].shape
+    rows, columns = (shape[0], shape[1]) if len(shape) == 2 else (1, shape[0])
+    step = max(1, _SLAB_WEIGHTS // columns)
+
+    def slab(first: int) -> tuple[int, F32Array]:
+        exact = np.ascontiguousarray(source.rows(name, first, min(first + step, rows)))
+        return first, rounding(name, kind, exact) if rounding is not None and kind is not None else exact
+
+    for first, values in pool.map(slab, range(0, rows, step)):
+        model.set_rows(name, first, values)
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """What the unchanged model says: log probabilities of each position that counts, [n, vocabulary], in a mapped file."""
+
+    sample: Sample
+    log_probabilities: F32Array
+
+    @classmethod
+    @contextmanager
+    def of(cls, model: Editable, sample: Sample, scratch: Path | None) -> Iterator["_Reference"]:
+        per_chunk = sample.context - sample.first
+        shape = (len(sample.chunks) * per_chunk, model.decoder.vocabulary)
+        with TemporaryDirectory(prefix="bq-search-", dir=scratch, ignore_cleanup_errors=True) as folder:
+            kept = np.memmap(Path(folder) / "log-probabilities", np.float32, "w+", shape=shape)
+            one = cls(sample, kept)
+            for at, logits in one._logits(model):
+                kept[at : at + len(logits)] = log_softmax(logits)
+            yield one
+            del kept
+
+    def divergence(self, model: Editable) -> float:
+        """The mean over all positions of what the model says now."""
+        found = [divergence(self.log_probabilities[at : at + len(rows)], rows) for at, rows in self._logits(model)]
+        return float(np.concatenate(found).mean())
+
+    def _logits(self, model: Editable) -> Iterator[tuple[int, F32Array]]:
+        at = 0
+        for chunk in self.sample.chunks:
+            for _, logits in model.decoder.logits(chunk, self.sample.first):
+                yield at, logits
+                at += len(logits)
