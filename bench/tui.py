@@ -12,6 +12,7 @@ decode  tokens per second of the demo model with the app on screen, against the 
 """
 
 import asyncio
+import gc
 import os
 import statistics
 import subprocess
@@ -26,10 +27,11 @@ from textual import events
 
 from bq.convert.convert import convert, demo_checkpoint, prepare
 from bq.runtime.values import Sampling, Stats
-from bq.tui import app_answers, wire
+from bq.tui import app_answers, app_kept, wire
 from bq.tui.app import ChatApp
 from bq.tui.conversation import Conversation
 from bq.tui.engine import Answering, Engine, Question
+from bq.tui.opening import Opening
 from bq.tui.store import Store
 from bq.tui.widgets.views import ChatView
 
@@ -62,7 +64,8 @@ OURS = """
 from pathlib import Path
 from bq.runtime.values import LoadOptions
 from bq.tui.app import ChatApp
-ChatApp(Path(sys.argv[1]), LoadOptions(), resume=sys.argv[2] or None).run(headless=True, size=(100, 40))
+from bq.tui.opening import Opening
+ChatApp(Opening(Path(sys.argv[1]), LoadOptions(), resume=sys.argv[2] or None)).run(headless=True, size=(100, 40))
 """
 
 
@@ -113,7 +116,11 @@ def _first_paint(code: str, home: str, *arguments: str) -> float:
     environment = {**os.environ, "BQ_HOME": home}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled once, as what is installed
     done = subprocess.run(
-        [sys.executable, "-c", FIRST_FRAME + code, *arguments], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", FIRST_FRAME + code, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return float(done.stdout.split()[0]) - begun
 
@@ -183,12 +190,16 @@ class Watched(ChatApp):
 
 async def measure_keys(model: Path) -> None:
     """A key every 30 ms, in three situations."""
-    for name, rounds, streams in (("an empty chat", 0, False), ("a chat of 500 messages", 250, False), ("streaming", 0, True)):
+    for name, rounds, streams in (
+        ("an empty chat", 0, False),
+        ("a chat of 500 messages", 250, False),
+        ("streaming", 0, True),
+    ):
         app = _app(model)
         async with app.run_test(size=SIZE) as pilot:
             await _ready(app)
             if rounds:
-                await app.show_conversation(_talk(rounds, "long"))
+                await app_kept.show_conversation(app, _talk(rounds, "long"))
                 await pilot.pause(1.0)
             job = _begin(app, _prose(KEYS * 60)) if streams else None
             await asyncio.sleep(0.5)
@@ -215,7 +226,11 @@ async def _key_delay(app: Watched) -> float:
 
 async def measure_streams(model: Path) -> None:
     """The three texts that are slow to render; the loop's lag is how long a key would have waited."""
-    for name, text in (("a fence of 400 lines", _fence(400)), ("a list of 200 items", _list(200)), ("a table of 100 rows", _table(100))):
+    for name, text in (
+        ("a fence of 400 lines", _fence(400)),
+        ("a list of 200 items", _list(200)),
+        ("a table of 100 rows", _table(100)),
+    ):
         app = _app(model)
         async with app.run_test(size=SIZE) as pilot:
             await _ready(app)
@@ -317,12 +332,13 @@ async def _speed_shown(model: Path, question: str) -> float:
 def _app(model: Path, **options: Any) -> Watched:
     from bq.runtime.values import LoadOptions
 
-    return Watched(model, LoadOptions(), **options)
+    return Watched(Opening(model, LoadOptions(), **options))
 
 
 async def _ready(app: ChatApp) -> None:
     while app.engine.busy or app.engine.model is None:
         await asyncio.sleep(0.02)
+    gc.freeze()  # as the app does itself where it has a terminal
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import numpy as np
 from bq.convert.checkpoint import Checkpoint, open_checkpoint
 from bq.convert.config import ModelConfig, read_config
 from bq.convert.identity import Identity, folder_roles, identify
+from bq.convert.importance import Importance, notes
 from bq.convert.metadata import add_metadata
 from bq.convert.mixture import Mixture, find_mixture
 from bq.convert.norm_head import BAICHUAN_1_VOCAB, NormHead, decide_norm_head
@@ -20,6 +21,7 @@ from bq.convert.output_file import check_files, steady, writing
 from bq.convert.plan import Plan, make_plan
 from bq.convert.quantizer import GGML, Quantizer
 from bq.convert.read_back import ReadBack, read_back
+from bq.convert.type_plan import TypePlan
 from bq.convert.vocabulary import Vocabulary, read_vocabulary
 from bq.convert.write import Progress, Target, write_tensors
 from bq.runtime.errors import BqError, UsageError
@@ -32,7 +34,7 @@ _OTHER_KEYS_BYTES = 4096
 
 @dataclass(frozen=True)
 class Conversion:
-    """All that is known before the first weight is read."""
+    """All that is known before the first weight is read. `types` is a plan of types that goes before the mixture."""
 
     checkpoint: Checkpoint
     config: ModelConfig
@@ -42,11 +44,28 @@ class Conversion:
     identity: Identity
     mixture: Mixture
     plan: Plan
+    types: TypePlan | None = None
+    importance: Importance | None = None
+
+    @property
+    def mixture_name(self) -> str:
+        """What the file calls its types."""
+        return self.types.name if self.types else self.mixture.name
 
     @property
     def file_name(self) -> str:
         """The default name of the output."""
-        return f"{self.identity.name}-{self.mixture.name}.gguf"
+        return f"{self.identity.name}-{self.mixture_name}.gguf"
+
+    @property
+    def lacks_importance(self) -> bool:
+        """Whether its importance matrix is still to be gathered."""
+        return self.importance is not None and self.importance.matrix is None
+
+    @property
+    def importance_notes(self) -> list[str]:
+        """What to tell of an importance matrix that does not know all matrices, or more."""
+        return notes(self.importance, self.plan.matrices)
 
     @property
     def size_bytes(self) -> int:
@@ -91,18 +110,33 @@ def demo_checkpoint() -> Path:
     return Path(__file__).resolve().parent.parent / "demo" / "checkpoint"
 
 
-def prepare(source: Path, mixture: str, variant: str | None = None, name: str | None = None) -> Conversion:
-    """Read and decide everything. Raises BqError for whatever cannot be converted."""
-    return prepare_several(source, [mixture], variant, name)[0]
+def prepare(
+    source: Path,
+    mixture: str,
+    variant: str | None = None,
+    name: str | None = None,
+    types: TypePlan | None = None,
+    importance: Importance | None = None,
+) -> Conversion:
+    """Read and decide everything; a plan of types takes the place of the mixture. Raises BqError for whatever cannot be
+    converted.
+    """
+    return prepare_several(source, [mixture], variant, name, types, importance)[0]
 
 
 def prepare_several(
-    source: Path, mixtures: Sequence[str], variant: str | None = None, name: str | None = None
+    source: Path,
+    mixtures: Sequence[str],
+    variant: str | None = None,
+    name: str | None = None,
+    types: TypePlan | None = None,
+    importance: Importance | None = None,
 ) -> list[Conversion]:
     """The same for several mixtures of one checkpoint, which is read once."""
-    chosen = list(dict.fromkeys(find_mixture(mixture) for mixture in mixtures))
+    names = [types.base] if types else mixtures
+    chosen = list(dict.fromkeys(find_mixture(mixture) for mixture in names))
     try:
-        first = _prepare(source, chosen[0], variant, name)
+        first = _prepare(source, chosen[0], variant, name, types, importance)
     except OSError as error:
         raise BqError(
             say(
@@ -117,8 +151,10 @@ def prepare_several(
 def _refuse_useless(conversion: Conversion) -> Conversion:
     """Raises UsageError for a mixture of ours where it is llama.cpp's own."""
     mixture = conversion.mixture
+    if not mixture.is_own or conversion.types:
+        return conversion
     theirs = in_mixture(conversion, find_mixture(mixture.file_type.name))
-    if mixture.is_own and [one.kind for one in theirs.plan.tensors] == [one.kind for one in conversion.plan.tensors]:
+    if [one.kind for one in theirs.plan.tensors] == [one.kind for one in conversion.plan.tensors]:
         raise UsageError(
             say(
                 f"For {conversion.identity.name}, whose rows divide, {mixture.name} is the same as {theirs.mixture.name}.",
@@ -130,21 +166,42 @@ def _refuse_useless(conversion: Conversion) -> Conversion:
 
 
 def in_mixture(conversion: Conversion, mixture: Mixture) -> Conversion:
-    """The same conversion to another mixture."""
-    plan = make_plan(conversion.checkpoint, conversion.config, mixture, conversion.norm_head.fold)
-    return replace(conversion, mixture=mixture, plan=plan)
+    """The same conversion to another mixture, with the same importance matrix."""
+    return _planned(replace(conversion, mixture=mixture, types=None))
 
 
-def _prepare(source: Path, chosen: Mixture, variant: str | None, name: str | None) -> Conversion:
+def in_types(conversion: Conversion, types: TypePlan) -> Conversion:
+    """The same conversion by a plan of types, with the same importance matrix."""
+    return _planned(replace(conversion, mixture=find_mixture(types.base), types=types))
+
+
+def with_importance(conversion: Conversion, importance: Importance | None) -> Conversion:
+    """The same conversion with another importance matrix, or none."""
+    return _planned(replace(conversion, importance=importance))
+
+
+def _planned(one: Conversion) -> Conversion:
+    plan = make_plan(one.checkpoint, one.config, one.mixture, one.norm_head.fold, one.types, one.importance)
+    return replace(one, plan=plan)
+
+
+def _prepare(
+    source: Path,
+    chosen: Mixture,
+    variant: str | None,
+    name: str | None,
+    types: TypePlan | None,
+    importance: Importance | None,
+) -> Conversion:
     checkpoint = open_checkpoint(source)
     config = read_config(checkpoint)
     vocabulary = read_vocabulary(source, config.vocab, folder_roles(source))
-    plain = make_plan(checkpoint, config, chosen, fold_norm_head=False)
+    plain = make_plan(checkpoint, config, chosen, False, types, importance)
     norm_head = decide_norm_head(checkpoint, config, vocabulary, plain.tensors[0].source)
     generation = _generation(config, vocabulary, norm_head)
     identity = identify(checkpoint, config, generation, variant, name)
-    plan = make_plan(checkpoint, config, chosen, norm_head.fold)
-    return Conversion(checkpoint, config, vocabulary, norm_head, generation, identity, chosen, plan)
+    facts = (checkpoint, config, vocabulary, norm_head, generation, identity)
+    return _planned(Conversion(*facts, chosen, plain, types, importance))
 
 
 def _generation(config: ModelConfig, vocabulary: Vocabulary, norm_head: NormHead) -> int:
@@ -178,6 +235,8 @@ def convert_several(
     outputs: Sequence[Output], threads: int, force: bool = False, report: Callable[[Progress], None] = lambda _: None
 ) -> list[Converted]:
     """The same for several files from one read of their checkpoint: none gets its name before all are whole and checked."""
+    if any(output.conversion.lacks_importance for output in outputs):
+        raise ValueError("an importance matrix is still to be gathered")
     begun = time.perf_counter()
     paths = [output.path for output in outputs]
     check_outputs([output.conversion for output in outputs], paths, force)
@@ -217,16 +276,16 @@ def _write(outputs: Sequence[Output], parts: Sequence[Path], threads: int, repor
     with ExitStack() as stack:
         targets = []
         for output, part in zip(outputs, parts, strict=True):
-            out = stack.enter_context(steady(stack.enter_context(_write_header(output, part))))
+            header = write_header(output.conversion, part, output.quantizer)
+            out = stack.enter_context(steady(stack.enter_context(header)))
             targets.append(Target(output.conversion.plan, out, output.quantizer))
         write_tensors(targets, threads, report)
 
 
-def _write_header(output: Output, part: Path) -> BinaryIO:
+def write_header(conversion: Conversion, part: Path, quantizer: Quantizer = GGML) -> BinaryIO:
     """The file with all that stands before its data section, open at that section's start."""
     from gguf import GGMLQuantizationType, GGUFWriter
 
-    conversion = output.conversion
     writer = GGUFWriter(None, "baichuan")
     add_metadata(
         writer,
@@ -237,7 +296,9 @@ def _write_header(output: Output, part: Path) -> BinaryIO:
         conversion.generation,
         conversion.mixture,
         conversion.plan.weights,
-        *output.quantizer.describe(conversion.plan),
+        *quantizer.describe(conversion.plan),
+        conversion.types.name if conversion.types else None,
+        conversion.importance,
     )
     for tensor in conversion.plan.tensors:
         kind = GGMLQuantizationType(tensor.kind)

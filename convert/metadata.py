@@ -1,7 +1,7 @@
 """The metadata of the file: all that running the model needs, under GGUF's standard keys where there are some, else `bq.`.
 
-Order matters: llama.cpp's quantizer moves its two keys to the end, so they stand there from the start and whole files can
-be compared.
+Order matters: llama.cpp's quantizer moves its two keys to the end and puts those of an importance matrix behind them, so they
+stand there from the start and whole files can be compared.
 """
 
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bq.convert.config import ModelConfig
 from bq.convert.identity import Identity
+from bq.convert.importance import Importance
 from bq.convert.mixture import Mixture
 from bq.convert.norm_head import NormHead
 from bq.convert.vocabulary import Vocabulary
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 ARCHITECTURE = "baichuan"
 _HUB = "https://huggingface.co/"
 _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
+_LONGEST_VALUE = 127  # bytes of llama_model_kv_override's string
 _WHOLE_CONTEXT = -1  # general.sampling.penalty_last_n: the penalty covers the whole sequence, as in the reference
 _TEMPLATE = (
     "{{%- for message in messages -%}}"
@@ -59,8 +61,10 @@ def add_metadata(
     weights: int,
     quantizer: str,
     effort: str,
+    types: str | None = None,
+    importance: Importance | None = None,
 ) -> None:
-    """Add every key to a GGUFWriter of the architecture `baichuan`."""
+    """Add every key to a GGUFWriter of the architecture `baichuan`; `types` is the name of a plan of types."""
     writer.add_type("model")
     _add_identity(writer, identity, weights)
     _add_sampling(writer, identity)
@@ -69,13 +73,34 @@ def add_metadata(
     for key, value in _own_keys(vocabulary, identity, norm_head, generation):
         add = {bool: writer.add_bool, int: writer.add_uint32, str: writer.add_string}[type(value)]
         add(key, value)
-    if mixture.is_own:  # general.file_type has no number for it
-        writer.add_string(MIXTURE_KEY, mixture.name)
+    if types or mixture.is_own:  # general.file_type has no number for it
+        writer.add_string(MIXTURE_KEY, types or mixture.name)
     writer.add_string("bq.quantizer", quantizer)
     if effort != "normal":
         writer.add_string("bq.effort", effort)
     writer.add_quantization_version(_QUANTIZATION_VERSION)
     writer.add_file_type(mixture.file_type)
+    if importance is not None:
+        for key, value in _importance_keys(importance):
+            add = {int: writer.add_uint32, str: writer.add_string}[type(value)]
+            add(key, value)
+
+
+def _importance_keys(importance: Importance) -> Iterator[tuple[str, str | int]]:
+    """What llama-quantize writes of an importance matrix (tools/quantize/quantize.cpp)."""
+    if (matrix := importance.matrix) is None:
+        return
+    yield "quantize.imatrix.file", _cut(importance.file)
+    if matrix.datasets:
+        yield "quantize.imatrix.dataset", _cut(matrix.datasets[0])
+    yield "quantize.imatrix.entries_count", len(matrix.entries)
+    if matrix.chunks > 0:
+        yield "quantize.imatrix.chunks_count", matrix.chunks
+
+
+def _cut(text: str) -> str:
+    """As much as llama-quantize's buffer holds, but whole characters."""
+    return text.encode("utf-8", "replace")[:_LONGEST_VALUE].decode("utf-8", "ignore")
 
 
 def _add_identity(writer: "GGUFWriter", identity: Identity, weights: int) -> None:

@@ -3,15 +3,19 @@ file, known before the first weight is read. It is a value: it can be printed, t
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from bq.convert.checkpoint import Checkpoint
 from bq.convert.config import ModelConfig
-from bq.convert.mixture import Mixture, tensor_type, wanted_type
+from bq.convert.importance import F32Array, Importance, refuse_strange
+from bq.convert.mixture import Mixture
 from bq.convert.source import SourceTensor
+from bq.convert.type_choice import TypeChoice
+from bq.convert.type_plan import TypePlan
 from bq.runtime.errors import BqError
 from bq.runtime.ggml import GgmlType, block_size, row_bytes
 from bq.runtime.language import say
@@ -27,7 +31,8 @@ class PlannedTensor:
 
     `shape` is [rows, columns], or [columns] for a norm. Its rows are the source's from `first_row` on, in `row_order` if
     there is one (output row -> row counted from `first_row`); `normalise` divides each by its L2 norm. `offset` counts
-    from the start of the file's data section.
+    from the start of the file's data section. `wanted` is the type it would have if its rows divided, `importance` what the
+    errors of each column weigh.
     """
 
     name: str
@@ -35,6 +40,8 @@ class PlannedTensor:
     shape: tuple[int, ...]
     kind: GgmlType
     offset: int
+    wanted: GgmlType
+    importance: F32Array | None = field(default=None, compare=False, repr=False)
     first_row: int = 0
     head_width: int | None = None  # rotate the rows of each head of this many rows into llama.cpp's order
     normalise: bool = False
@@ -69,6 +76,11 @@ class Plan:
         return last.offset + _padded(last.size_bytes)
 
     @property
+    def matrices(self) -> list[str]:
+        """The names of those that are quantized."""
+        return [tensor.name for tensor in self.tensors if len(tensor.shape) == 2]
+
+    @cached_property
     def weights(self) -> int:
         return sum(tensor.weights for tensor in self.tensors)
 
@@ -90,29 +102,54 @@ class _Slot:
     normalise: bool = False
 
 
-def make_plan(checkpoint: Checkpoint, config: ModelConfig, mixture: Mixture, fold_norm_head: bool) -> Plan:
-    """Match the checkpoint's tensors with the model's. Raises BqError for one missing, too many, or of another shape."""
+def make_plan(
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    mixture: Mixture,
+    fold_norm_head: bool,
+    type_plan: TypePlan | None = None,
+    importance: Importance | None = None,
+) -> Plan:
+    """Match the checkpoint's tensors with the model's. Raises BqError for one missing, too many, or of another shape; for a
+    type that needs an importance matrix and has none; for one that does not fit.
+    """
+    choice = TypeChoice(mixture, type_plan, importance)
     slots = list(_slots(checkpoint, config, fold_norm_head))
     _check_names(checkpoint, {slot.source for slot in slots})
     tensors = []
     offset = 0
     for slot in slots:
-        source = _checked(checkpoint.tensors[slot.source], slot)
-        shape = source.shape if slot.rows is None else (slot.rows, *source.shape[1:])
-        kind = tensor_type(mixture, slot.name, shape[-1], config.blocks) if len(shape) == 2 else GgmlType.F32
-        planned = PlannedTensor(
-            slot.name,
-            source,
-            shape,
-            kind,
-            offset,
-            slot.first_row,
-            config.head_width if slot.rotate else None,
-            slot.normalise,
-        )
-        tensors.append(planned)
-        offset += _padded(planned.size_bytes)
-    return Plan(tuple(tensors))
+        tensors.append(_planned(checkpoint, config, choice, slot, offset))
+        offset += _padded(tensors[-1].size_bytes)
+    plan = Plan(tuple(tensors))
+    if type_plan:
+        type_plan.refuse_idle(plan.matrices)
+    refuse_strange(importance, plan.matrices)
+    return plan
+
+
+def _planned(
+    checkpoint: Checkpoint, config: ModelConfig, choice: TypeChoice, slot: _Slot, offset: int
+) -> PlannedTensor:
+    source = _checked(checkpoint.tensors[slot.source], slot)
+    shape = source.shape if slot.rows is None else (slot.rows, *source.shape[1:])
+    wanted = kind = GgmlType.F32
+    importance = None
+    if len(shape) == 2:
+        wanted, kind = choice.types(slot.name, shape[-1], config.blocks)
+        importance = choice.column_weights(slot.name, shape[-1], kind)
+    return PlannedTensor(
+        slot.name,
+        source,
+        shape,
+        kind,
+        offset,
+        wanted,
+        importance,
+        slot.first_row,
+        config.head_width if slot.rotate else None,
+        slot.normalise,
+    )
 
 
 @dataclass(frozen=True)
@@ -127,15 +164,14 @@ class Fallback:
     more_bytes: int  # than the wanted type would take
 
 
-def fallbacks(plan: Plan, mixture: Mixture, blocks: int) -> list[Fallback]:
-    """What the plan stores in other types than the mixture would have it, grouped."""
+def fallbacks(plan: Plan) -> list[Fallback]:
+    """What the plan stores in other types than it should, grouped."""
     groups: dict[tuple[str, int, GgmlType, GgmlType], list[int]] = {}
     for tensor in plan.tensors:
-        wanted = wanted_type(mixture, tensor.name, blocks)
-        if len(tensor.shape) == 2 and wanted != tensor.kind:
-            width, size = block_size(wanted)
+        if tensor.wanted != tensor.kind:
+            width, size = block_size(tensor.wanted)
             more = tensor.size_bytes - tensor.weights * size // width
-            key = (tensor.name.removesuffix(".weight").split(".")[-1], tensor.columns, wanted, tensor.kind)
+            key = (tensor.name.removesuffix(".weight").split(".")[-1], tensor.columns, tensor.wanted, tensor.kind)
             groups.setdefault(key, []).append(more)
     return [Fallback(*key, len(more), sum(more)) for key, more in groups.items()]
 

@@ -14,7 +14,7 @@ import numpy as np
 from bq.convert import kernel_calls
 from bq.convert.kernel_calls import HAVE_KERNELS, F32Array, Kernel, U8Array
 from bq.convert.plan import Plan, PlannedTensor
-from bq.convert.rows import rows_of, wide_rows
+from bq.convert.rows import check_size, rows_of, wide_rows
 from bq.runtime import ggml
 from bq.runtime.errors import UsageError
 from bq.runtime.ggml import GgmlType
@@ -43,19 +43,27 @@ class Quantizer:
     def quantize(self, tensor: PlannedTensor, start: int, stop: int, wide: F32Array) -> U8Array:
         """Output rows [start, stop) of a tensor as packed bytes [rows, row_bytes]; `wide` is scratch for [rows, columns].
 
-        Raises BqError for a weight that is not finite.
+        Raises BqError for a weight that is not finite, or too large for its type.
         """
-        kernel = self.kernels.get(tensor.kind)
-        if kernel is None:
-            wide_rows(tensor, start, stop, wide)
-            return ggml.quantize(tensor.kind, wide)
 
         def widen() -> F32Array:
             wide_rows(tensor, start, stop, wide)
             return wide
 
+        return self.pack(tensor, start, stop, widen)
+
+    def pack(self, tensor: PlannedTensor, start: int, stop: int, widen: Callable[[], F32Array]) -> U8Array:
+        """The same, where `widen` gives the rows in float32: called only if they are needed.
+
+        Raises BqError for a weight that is not finite, or too large for its type.
+        """
+        kernel = self.kernels.get(tensor.kind)
+        if kernel is None:
+            wide = widen()
+            check_size(tensor, wide)
+            return ggml.quantize(tensor.kind, wide, tensor.importance)
         rows = rows_of(tensor, start, stop)
-        packed = kernel_calls.quantize(kernel, tensor.kind, rows, None, widen, ROUNDS[self.effort])
+        packed = kernel_calls.quantize(kernel, tensor.kind, rows, tensor.importance, widen, ROUNDS[self.effort])
         if packed is None:
             widen()  # says which weight it is
             raise RuntimeError(f"a kernel found {tensor.name} not finite, numpy did not")
@@ -113,16 +121,28 @@ def choose_quantizer(
     if not kernel_calls.is_installed():
         return _without(is_asked, say("numba is not installed", "没有安装 numba"), "pip install numba")
     begin(say(f"Preparing the fast kernels for {_names(kinds)}", f"正在准备快速内核：{_names(kinds)}"))
+    calls = _calls(tensors, kinds)
     try:
-        loaded = kernel_calls.load_kernels(kinds, effort=ROUNDS[effort])
+        loaded = [kernel_calls.load_kernels(some, use, ROUNDS[effort]) for use, some in calls.items()]
     except Exception as error:  # numba or LLVM on a machine that they do not serve raise all sorts of things
         first = str(error).partition("\n")[0] or type(error).__name__
         return _without(is_asked, say(f"numba does not work here ({first})", f"numba 在此无法工作（{first}）"))
-    verdicts = {kind: judge(kind, kernel, effort) for kind, kernel in loaded.kernels.items()}
+    kernels = {kind: kernel for part in loaded for kind, kernel in part.kernels.items()}
+    verdicts = {
+        kind: _worst(judge(kind, kernels[kind], effort, use) for use, some in calls.items() if kind in some)
+        for kind in kinds
+    }
     least = "good" if wish == "fast" else "same"
     kept = [kind for kind in kinds if verdicts[kind] in ("better", "same", least)]
     notes = [*_compiled_note(loaded), *_notes(kinds, kept, verdicts)]
-    return Choice(Quantizer({kind: loaded.kernels[kind] for kind in kept}, effort), "\n".join(notes))
+    return Choice(Quantizer({kind: kernels[kind] for kind in kept}, effort), "\n".join(notes))
+
+
+def _calls(tensors: Iterable[PlannedTensor], kinds: Iterable[GgmlType]) -> Mapping[bool, Sequence[GgmlType]]:
+    """Which types are quantized without an importance, and which with one: machine code is compiled for each way of its own."""
+    ways = {(tensor.importance is not None, tensor.kind) for tensor in tensors}
+    found = {use: [kind for kind in kinds if (use, kind) in ways] for use in (False, True)}
+    return {use: some for use, some in found.items() if some}
 
 
 def _names(kinds: Iterable[GgmlType]) -> str:
@@ -143,11 +163,12 @@ def _without(is_asked: bool, why: str, remedy: str = "") -> Choice:
     return Choice(GGML, say(f"Quantizer: llama.cpp's; {why}.", f"量化器：llama.cpp；{why}。") + more)
 
 
-def _compiled_note(loaded: kernel_calls.Loaded) -> Iterable[str]:
-    if loaded.compiled:
+def _compiled_note(loaded: Sequence[kernel_calls.Loaded]) -> Iterable[str]:
+    if any(part.compiled for part in loaded):
+        seconds = sum(part.seconds for part in loaded)
         yield say(
-            f"Kernels compiled for this processor, once, in {loaded.seconds:.1f} s.",
-            f"已为此处理器编译内核（仅此一次），用时 {loaded.seconds:.1f} 秒。",
+            f"Kernels compiled for this processor, once, in {seconds:.1f} s.",
+            f"已为此处理器编译内核（仅此一次），用时 {seconds:.1f} 秒。",
         )
 
 
@@ -177,28 +198,44 @@ def _notes(
 
 
 Verdict = Literal["better", "same", "good", "bad"]
+_WORSE: Sequence[Verdict] = ("better", "same", "good", "bad")
 _ROUNDING = 1.001  # errors of the same search, rounded differently, are closer than that
 
 
-def judge(kind: GgmlType, kernel: Kernel, effort: Effort) -> Verdict:
+def judge(kind: GgmlType, kernel: Kernel, effort: Effort, with_importance: bool = False) -> Verdict:
     """What a kernel gives on the sample: with effort "high" a smaller error than ggml's ("better"), else ggml's bytes ("same")
     or other ones with the same error ("good").
     """
     wide = _sample(ggml.block_size(kind)[0])
+    importance = _sample_importance(wide.shape[1]) if with_importance else None
     rows = kernel_calls.rows_in_memory(wide)
-    packed = kernel_calls.quantize(kernel, kind, rows, None, lambda: wide, ROUNDS[effort])
-    theirs = ggml.quantize(kind, wide)
+    packed = kernel_calls.quantize(kernel, kind, rows, importance, lambda: wide, ROUNDS[effort])
+    theirs = ggml.quantize(kind, wide, importance)
     if packed is None:
         return "bad"
+    ours_off, theirs_off = (_error(kind, one, wide, importance) for one in (packed, theirs))
     if effort == "high":
-        return "better" if _error(kind, packed, wide) < _error(kind, theirs, wide) else "bad"
+        return "better" if ours_off < theirs_off else "bad"
     if np.array_equal(packed, theirs):
         return "same"
-    return "good" if _error(kind, packed, wide) < _ROUNDING * _error(kind, theirs, wide) else "bad"
+    return "good" if ours_off < _ROUNDING * theirs_off else "bad"
 
 
-def _error(kind: GgmlType, packed: U8Array, wide: F32Array) -> float:
-    return float(np.square(ggml.dequantize(kind, packed, wide.shape[1]) - wide, dtype=np.float64).sum())
+def _worst(verdicts: Iterable[Verdict]) -> Verdict:
+    return max(verdicts, key=_WORSE.index)
+
+
+def _error(kind: GgmlType, packed: U8Array, wide: F32Array, importance: F32Array | None) -> float:
+    squares = np.square(ggml.dequantize(kind, packed, wide.shape[1]) - wide, dtype=np.float64)
+    return float((squares if importance is None else squares * importance).sum())
+
+
+def _sample_importance(width: int) -> F32Array:
+    """Of columns whose inputs differ by orders of magnitude, as those of a model do, some of them always zero."""
+    rng = np.random.default_rng(1)
+    found: F32Array = np.exp(3 * rng.standard_normal(width)).astype(np.float32)
+    found[rng.random(width) < 0.1] = 0
+    return found
 
 
 def _sample(width: int) -> F32Array:

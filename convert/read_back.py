@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bq.convert.plan import Plan
+from bq.convert.rows import too_large
 from bq.convert.vocabulary import TokenType, Vocabulary
 from bq.runtime import ggml
 from bq.runtime.errors import BqError
@@ -84,16 +85,7 @@ def _check_values(file: GgufFile, threads: int) -> None:
     with ThreadPoolExecutor(threads) as pool:
         bad = next((name for name in pool.map(first_bad, file.tensors.values()) if name), None)
     if bad:
-        raise BqError(
-            say(
-                f"{bad} has weights too large for its type {file.tensors[bad].kind.name}.",
-                f"{bad} 中的权重超出类型 {file.tensors[bad].kind.name} 的范围。",
-            ),
-            say(
-                "Convert with -q BF16 or -q F32, and ask the checkpoint's author.",
-                "请以 -q BF16 或 -q F32 转换，并联系检查点的作者。",
-            ),
-        )
+        raise too_large(bad, file.tensors[bad].kind)
 
 
 def _check_token_ids(path: Path, vocabulary: Vocabulary, roles: tuple[int, int]) -> int:

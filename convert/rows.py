@@ -18,6 +18,20 @@ from bq.runtime.language import say
 
 _TINY = np.float32(1e-12)  # torch.nn.functional.normalize's eps
 _SUMS = 16  # partial sums of squares of a row, as the kernels keep them
+# Beyond this the scale of a block is none that float16 holds, and the searches of these types end the process where their sums
+# overflow (GGML_ASSERT(grid_index >= 0)).
+_MOST_WEIGHT = 1e7
+_SEARCHED = frozenset(
+    (
+        GgmlType.IQ1_S,
+        GgmlType.IQ1_M,
+        GgmlType.IQ2_XXS,
+        GgmlType.IQ2_XS,
+        GgmlType.IQ2_S,
+        GgmlType.IQ3_XXS,
+        GgmlType.IQ3_S,
+    )
+)
 _TYPES = {"f32": GgmlType.F32, "f16": GgmlType.F16, "bf16": GgmlType.BF16}
 
 
@@ -70,6 +84,23 @@ def normalise_rows(rows: npt.NDArray[np.float32]) -> None:
     for column in range(_SUMS):
         total += sums[:, column]
     rows /= np.maximum(np.sqrt(total).astype(np.float32), _TINY)[:, np.newaxis]
+
+
+def check_size(tensor: PlannedTensor, wide: npt.NDArray[np.float32]) -> None:
+    """Raises BqError for rows that ggml cannot take in the tensor's type."""
+    if tensor.kind in _SEARCHED and max(wide.max(), -wide.min()) > _MOST_WEIGHT:
+        raise too_large(tensor.name, tensor.kind)
+
+
+def too_large(name: str, kind: GgmlType) -> BqError:
+    """The error for a tensor whose type cannot hold its weights."""
+    return BqError(
+        say(f"{name} has weights too large for its type {kind.name}.", f"{name} 中的权重超出类型 {kind.name} 的范围。"),
+        say(
+            "Convert with -q BF16 or -q F32, and ask the checkpoint's author.",
+            "请以 -q BF16 或 -q F32 转换，并联系检查点的作者。",
+        ),
+    )
 
 
 def _check_finite(tensor: PlannedTensor, rows: npt.NDArray[np.float32], start: int) -> None:

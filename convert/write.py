@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from bq.convert.plan import ALIGNMENT, Plan, PlannedTensor
 from bq.convert.quantizer import GGML, Quantizer
+from bq.convert.rows import wide_rows
 from bq.runtime import ggml
 
 # Weights per chunk: large enough that Python's share is nothing, small enough that 16 threads stay far below 700 MB.
@@ -116,13 +117,17 @@ class _Written:
 
 
 def _pack(targets: Sequence[Target], number: int, start: int, stop: int) -> list[npt.NDArray[np.uint8]]:
-    """Output rows [start, stop) of a tensor as packed bytes [rows, row_bytes] for each target."""
-    found = []
-    for target in targets:
-        tensor = target.plan.tensors[number]
-        wide = _buffer((stop - start) * tensor.columns).reshape(stop - start, tensor.columns)
-        found.append(target.quantizer.quantize(tensor, start, stop, wide))
-    return found
+    """Output rows [start, stop) of a tensor as packed bytes [rows, row_bytes] for each target, widened once for all."""
+    tensor, wide = targets[0].plan.tensors[number], None
+
+    def widen() -> npt.NDArray[np.float32]:
+        nonlocal wide
+        if wide is None:
+            wide = _buffer((stop - start) * tensor.columns).reshape(stop - start, tensor.columns)
+            wide_rows(tensor, start, stop, wide)
+        return wide
+
+    return [target.quantizer.pack(target.plan.tensors[number], start, stop, widen) for target in targets]
 
 
 def _buffer(count: int) -> npt.NDArray[np.float32]:

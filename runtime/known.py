@@ -27,7 +27,7 @@ _NOISE, _COARSE_NOISE = 0.03, 0.11
 _COARSE = (ggml.GgmlType.Q2_K, ggml.GgmlType.Q3_K, ggml.GgmlType.IQ3_S)
 
 
-# The name of a mixture that llama.cpp does not know, and how it ends.
+# The name of a mixture or plan of types that llama.cpp does not know, and how those mixtures end.
 MIXTURE_KEY, OWN_SUFFIX = "bq.mixture", "_NL"
 
 
@@ -86,8 +86,7 @@ def describe_file(file: GgufFile) -> KnownFile:
         variant = release.variant if release else "base" if "base" in name.lower() else "chat"
     number = file.count("general.file_type", -1)
     mixture = FileType(number).name if number in FileType.__members__.values() else "?"
-    own = mixture + OWN_SUFFIX
-    return KnownFile(name, variant, own if file.text(MIXTURE_KEY) == own else mixture)
+    return KnownFile(name, variant, _printable(file.text(MIXTURE_KEY)).strip() or mixture)
 
 
 def base_refusal(name: str, instead: str = "`bq complete`") -> UsageError:

@@ -14,6 +14,7 @@ from bq.runtime.language import set_language
 from bq.runtime.values import LoadOptions, Sampling
 from bq.tui import app_dialogs
 from bq.tui.app import ChatApp
+from bq.tui.opening import Opening
 from bq.tui.settings import Settings
 from bq.tui.templates import templates
 from bq.tui.widgets.complete_page import CompletePage
@@ -91,8 +92,9 @@ async def answered(app: ChatApp, act: Callable[[], None]) -> None:
 async def shoot(name: str, language: str, model: Path) -> None:
     """One picture, in the dark theme that is the default."""
     set_language(language)
+    set_by_user = Settings(language=language)
     app = ChatApp(
-        model, LoadOptions(ctx=1024), mode="chat", sampling=GREEDY, max_tokens=120, settings=Settings(language=language)
+        Opening(model, LoadOptions(ctx=1024), mode="chat", sampling=GREEDY, max_tokens=120, settings=set_by_user)
     )
     async with app.run_test(size=SIZE) as pilot:
         while app.engine.busy or app.engine.model is None:

@@ -6,8 +6,9 @@ gguf are not imported by the screen.
 """
 
 import asyncio
+import gc
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING, cast
 
 from textual import on, work
 from textual.app import App
-from textual.binding import Binding
 from textual.filter import LineFilter
 from textual.screen import Screen
 from textual.timer import Timer
@@ -23,29 +23,30 @@ from textual.widgets import Markdown, TextArea
 
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
-from bq.tui import app_answers, app_counts, app_model, notes
+from bq.tui import app_answers, app_counts, app_kept, app_keys, app_model, notes
+from bq.tui.app_keys import DialogKeys
 from bq.tui.clipboard import copy_natively
 from bq.tui.conversation import Conversation, Mode, Node
 from bq.tui.desk import Desk
-from bq.tui.engine import Answering, Engine, Job
+from bq.tui.engine import Engine, Job
 from bq.tui.harmless import clean
 from bq.tui.keeper import Keeper
 from bq.tui.line_filter import with_no_controls
-from bq.tui.machine_error import of_machine
+from bq.tui.opening import Opening
 from bq.tui.screen import ChatScreen
 from bq.tui.settings import Settings
 from bq.tui.shown import shown
 from bq.tui.status import observe
+from bq.tui.widgets.instruct_view import InstructView
 from bq.tui.widgets.line import Notice
 from bq.tui.widgets.markdown import CodeClicked
 from bq.tui.widgets.message import Answer, Said
+from bq.tui.widgets.page import Earlier, Page
 from bq.tui.widgets.prompt import Prompt
-from bq.tui.widgets.views import ChatView, Earlier, InstructView, Page
+from bq.tui.widgets.views import ChatView
 
 if TYPE_CHECKING:
     from bq.runtime.sampling import Sampling
-    from bq.runtime.values import LoadOptions
-    from bq.tui.kept_session import KeptSession
     from bq.tui.widgets.complete_page import CompletePage
 
 COUNT_AFTER_SECONDS = 0.15
@@ -55,73 +56,43 @@ TYPING_SECONDS = 0.4
 MODES: tuple[Mode, ...] = ("chat", "instruct", "complete")
 
 
-class ChatApp(App[None], inherit_bindings=False):
+class ChatApp(DialogKeys, App[None], inherit_bindings=False):
     TITLE = "bq"
     CSS_PATH = Path(__file__).with_name("chat.tcss")
     ENABLE_COMMAND_PALETTE = False  # Textual's: this one speaks the language of the moment, and never races with itself
-    BINDINGS = [
-        Binding("f1", "help", "Help", id="chat.help"),
-        Binding("f2", "switch", "Mode", id="chat.mode"),
-        Binding("f3,ctrl+l", "conversations", "Chats", id="chat.list"),
-        Binding("f4", "models", "Model", id="chat.model"),
-        Binding("f5", "settings", "Settings", id="chat.settings", show=False),
-        Binding("escape", "stop", "Stop", id="chat.stop"),
-        Binding("ctrl+n", "new", "New", id="chat.new"),
-        Binding("ctrl+r", "again", "Again", id="chat.again", show=False),
-        Binding("ctrl+g", "go_on", "Go on", id="chat.go_on", show=False),
-        Binding("ctrl+o", "copy_answer", "Copy", id="chat.copy", show=False),
-        Binding("ctrl+s", "save_result", "Save", id="chat.save", show=False),
-        Binding("f6", "input_file", "File", id="chat.file", show=False, priority=True),
-        Binding("f7", "form", "Output", id="chat.form", show=False, priority=True),
-        Binding("ctrl+t", "templates", "Templates", id="chat.templates", show=False),
-        Binding("ctrl+up", "messages", "Messages", id="chat.messages", show=False, priority=True),
-        Binding("ctrl+p", "command_palette", "Commands", id="chat.palette", show=False, priority=True),
-        Binding("ctrl+q", "quit", "Quit", id="chat.quit", priority=True),
-        Binding("ctrl+c", "help_quit", show=False, system=True),
-    ]
+    BINDINGS = [*app_keys.BINDINGS]
 
-    def __init__(
-        self,
-        path: Path,
-        options: "LoadOptions",
-        mode: Mode | None = None,
-        system: str = "",
-        sampling: "Sampling | None" = None,
-        max_tokens: int | None = None,
-        session: "KeptSession | None" = None,
-        resume: str | None = None,
-        settings: Settings | None = None,
-    ) -> None:
+    def __init__(self, opening: Opening) -> None:
         super().__init__()
-        self.path = self.first_path = path
-        self.engine = Engine(options)
+        self.path = self.first_path = opening.path
+        self.engine = Engine(opening.options)
         self.keeper = Keeper(self._tell_unkept)
-        self.settings = settings or Settings()
+        self.settings = opening.settings
         self.desks: dict[Mode, Desk] = {
-            "chat": Desk(Conversation(system=system), lambda: ChatView(self._candidates)),
-            "instruct": Desk(Conversation(mode="instruct", system=system), InstructView),
+            "chat": Desk(Conversation(system=opening.system), lambda: ChatView(self._candidates)),
+            "instruct": Desk(Conversation(mode="instruct", system=opening.system), InstructView),
             "complete": Desk(Conversation(mode="complete"), _text_page),
         }
-        self.desk_mode: Mode = mode or "chat"
-        self.has_chosen_mode = mode is not None or resume is not None
+        self.desk_mode: Mode = opening.mode or "chat"
+        self.has_chosen_mode = opening.mode is not None or opening.resume is not None
         # Options of the command line go before what was set earlier.
-        self._given_sampling = sampling
-        self.parameters = Settings() if sampling else replace(self.settings, theme="", language="")
-        self.given_max_tokens = max_tokens
-        self.session = session
-        self._resume = resume
-        self._session_talk = ""  # the conversation that the session's file keeps, and the store does not
-        if session is not None:
-            self.desks["chat"].conversation = Conversation.of(session.history(system), model=session.model_name)
-            self._session_talk = self.desks["chat"].conversation.id
+        self._given_sampling = opening.sampling
+        self.parameters = Settings() if opening.sampling else replace(self.settings, theme="", language="")
+        self.given_max_tokens = opening.max_tokens
+        self.session = opening.session
+        self.resume = opening.resume
+        self.session_talk = ""  # the conversation that the session's file keeps, and the store does not
+        if self.session is not None:
+            history = self.session.history(opening.system)
+            self.desks["chat"].conversation = Conversation.of(history, model=self.session.model_name)
+            self.session_talk = self.desks["chat"].conversation.id
         self.loaded_path: Path | None = None  # of the last model that could be loaded
-        self._has_dialog = False
-        self._is_opening = False  # a conversation: what stands in the boxes is not its draft yet
+        self.is_opening = False  # a conversation: what stands in the boxes is not its draft yet
         self.last_deleted = ""  # conversation, to be brought back
         self._typed_at = 0.0
         self._pause: Timer | None = None
         self._draft_pause: Timer | None = None
-        self._questions: list[str] = []  # asked earlier, the newest first
+        self.questions: list[str] = []  # asked earlier, the newest first
         self.chat_screen = ChatScreen(lambda: clean(self.path.name), self.desk.page)
 
     @property
@@ -142,8 +113,10 @@ class ChatApp(App[None], inherit_bindings=False):
             self.theme = self.settings.theme
         self.desk.page.focus_target.focus()
         self.load()
-        self._take_up()
+        self.run_worker(app_kept.take_up(self), group="history")
         self.set_interval(LOOK_AT_PROCESS_SECONDS, self._look_at_process)
+        if not self.is_headless:
+            gc.freeze()  # what is there by now stays: looking through it for garbage would hold the screen up
 
     async def _look_at_process(self) -> None:
         """The model's process may end while nothing is asked of it."""
@@ -160,59 +133,19 @@ class ChatApp(App[None], inherit_bindings=False):
             return candidates(self, name)
         return ()
 
-    @work(group="history")
-    async def _take_up(self) -> None:
-        """What was said before: the session's conversation, or the one to be resumed, and the earlier questions."""
-        if self.session is not None:
-            await self.show_path(self.desks["chat"], is_new=True)
-        elif self._resume is not None:
-            await self.open_conversation(self._resume)
-        try:
-            self._questions = await self.keeper.ask(lambda store: store.questions())
-        except BqError as error:
-            await self.desk.page.notice(Notice.of(error))
-        self._remember_questions()
-
-    def _remember_questions(self) -> None:
+    def remember_questions(self) -> None:
         for prompt in self.chat_screen.query(Prompt):
-            prompt.remember(self._questions)
+            prompt.remember(self.questions)
 
     async def on_unmount(self) -> None:
-        """A session is kept afterwards, when the terminal is the user's again: `keep_session`."""
+        """A session is kept afterwards, when the terminal is the user's again: `app_kept.keep_session`."""
         try:
             self.keep_drafts()
             await asyncio.to_thread(self.engine.rest if self.session else self.engine.close)
             for desk in self.desks.values():
-                self._keep_open_answer(desk)
+                app_kept.keep_open_answer(self, desk)
         finally:
             await asyncio.to_thread(self.keeper.close)
-
-    def _keep_open_answer(self, desk: Desk) -> None:
-        """What of an answer the app had no time to show."""
-        job, talk = desk.job, desk.conversation
-        if job is None or job.settled or not talk.is_open:
-            return
-        text = job.take()
-        talk.write(text)
-        if desk.is_text:
-            view = self.text_page.view
-            talk.draft = view.prefix() + text + view.text[len(view.prefix()) :]
-        app_answers.end(self, desk, job)
-
-    def keep_session(self) -> None:
-        """Write the session with the KV cache, unless nothing was said. Raises BqError if that fails.
-
-        After Ctrl+N it is what was kept last.
-        """
-        desk, session, model, job = self.desks["chat"], self.session, self.engine.model, self.engine.job
-        talk = desk.conversation
-        if session is None or model is None:
-            return
-        is_its_own = talk.id == self._session_talk and bool(talk.last_answer)
-        said = talk.transcript() if is_its_own else session.messages
-        was_read = isinstance(job, Answering) and said[: len(job.question.messages)] == job.question.messages
-        if said:
-            session.keep(model, said, with_cache=was_read)
 
     # The model
 
@@ -258,26 +191,12 @@ class ChatApp(App[None], inherit_bindings=False):
 
     def keep(self, desk: Desk, nodes: Iterable[Node] = ()) -> None:
         """Keep what has changed in a conversation, unless it is one that a session's file keeps."""
-        if desk.conversation.id != self._session_talk:
+        if desk.conversation.id != self.session_talk:
             self.keeper.keep(desk.conversation, nodes)
 
     def keep_drafts(self) -> None:
-        """What is written and not sent."""
-        for desk in [] if self._is_opening else self.desks.values():
-            draft = desk.page.draft() if desk.has_page else desk.conversation.draft
-            if draft != desk.conversation.draft:
-                desk.conversation.draft = draft
-                self.keep(desk)
-
-    async def keep_in_session(self, desk: Desk) -> None:
-        """Where there is a session: its messages, each time. The KV cache, which may be large, is written at the end alone."""
-        session, model = self.session, self.engine.model
-        if session is None or model is None or desk.conversation.id != self._session_talk:
-            return
-        try:
-            await asyncio.to_thread(session.keep, model, desk.conversation.transcript(), with_cache=False)
-        except BqError as error:
-            await desk.page.notice(Notice.of(error))
+        """Keep what is written and not sent."""
+        app_kept.keep_drafts(self)
 
     def _tell_unkept(self, error: BqError) -> None:
         """From the store's thread."""
@@ -317,27 +236,12 @@ class ChatApp(App[None], inherit_bindings=False):
     @on(Prompt.Submitted)
     async def _send(self, event: Prompt.Submitted) -> None:
         desk = next(one for one in self.desks.values() if one.has_page and one.page in event.prompt.ancestors)
-        is_chat = desk.conversation.mode == "chat"
-        question = clean(event.text.strip() if is_chat else desk.view.question())
-        if not question or (is_chat and await self._is_command(desk, question, event.raw)) or self.refuse():
-            return
-        desk.sent = event.raw
-        if is_chat:
-            from bq.tui.slash import message_text
+        await app_answers.send(self, desk, event)
 
-            question = message_text(question)
-            event.prompt.take(event.raw)
-        self._questions = [question, *(one for one in self._questions if one != question)]
-        self._remember_questions()
-        app_answers.ask(self, desk, question)
-
-    async def _is_command(self, desk: Desk, line: str, raw: str) -> bool:
-        """Runs a line that is a command."""
-        if not line.startswith("/"):
-            return False
-        from bq.tui.app_commands import run_command
-
-        return await run_command(self, desk, line, raw)
+    def remember_question(self, question: str) -> None:
+        """It can be had back with the arrow keys."""
+        self.questions = [question, *(one for one in self.questions if one != question)]
+        self.remember_questions()
 
     @property
     def text_page(self) -> "CompletePage":
@@ -346,10 +250,7 @@ class ChatApp(App[None], inherit_bindings=False):
 
     def on_complete_view_go_on(self) -> None:
         """The text is to go on from its cursor."""
-        desk = self.desks["complete"]
-        if not self.refuse():
-            desk.conversation.head = None
-            app_answers.answer(self, desk, [desk.conversation.ask(self.text_page.view.prefix())])
+        app_answers.go_on(self, self.desks["complete"])
 
     # Messages
 
@@ -357,42 +258,6 @@ class ChatApp(App[None], inherit_bindings=False):
         """Show the conversation as it is; gives the open answer's widget."""
         left_out = desk.unsent.left_out if desk.unsent else ()
         return await desk.view.sync(shown(desk.conversation, left_out), is_new)
-
-    async def open_conversation(self, id: str) -> None:
-        """Bring a kept conversation onto the screen, in its mode."""
-        shown_already = next((desk for desk in self.desks.values() if desk.conversation.id == id), None)
-        if shown_already is not None:
-            await self.show_mode(shown_already.conversation.mode)
-            return
-        try:
-            found = await self.keeper.ask(lambda store: store.load(id))
-        except BqError as error:
-            await self.tell(error)
-            return
-        if found is None:
-            self.hint(notes.no_conversation)
-        else:
-            await self.show_conversation(found)
-
-    async def show_conversation(self, conversation: Conversation) -> None:
-        """Put a conversation in the place of its mode's, which stays kept."""
-        self.keep_drafts()
-        self.has_chosen_mode = True
-        desk = self.desks[conversation.mode]
-        self._is_opening = True
-        try:
-            desk.take(conversation)
-            await self.show_mode(conversation.mode)
-            if desk.is_text:
-                text = conversation.draft or "".join(node.content for node in conversation.path())
-                self.text_page.view.load(text)
-            else:
-                desk.view.show_conversation(conversation)
-                await self.show_path(desk, is_new=True)
-                desk.view.follow()
-        finally:
-            self._is_opening = False
-        self.count_unsent()
 
     @on(Said.Wants)
     async def _fulfil(self, event: Said.Wants) -> None:
@@ -417,28 +282,14 @@ class ChatApp(App[None], inherit_bindings=False):
 
     # Keys
 
-    async def action_again(self) -> None:
+    def action_again(self) -> None:
         if self.engine.model is None and not self.engine.busy:
             self.load()
-        elif not self.refuse():
-            desk = self.desk
-            if desk.is_text:
-                self.on_complete_view_go_on()
-            elif desk.conversation.current is None:
-                self.hint(notes.no_answer_yet)
-            else:
-                app_answers.answer(self, desk)
+        else:
+            app_answers.again(self, self.desk)
 
     def action_go_on(self) -> None:
-        desk = self.desk
-        if desk.is_text:
-            self.on_complete_view_go_on()
-        elif not self.refuse():
-            last = desk.conversation.current
-            if last is None or not last.is_sent:
-                self.hint(notes.nothing_to_continue)
-            else:
-                app_answers.answer(self, desk, is_continued=True)
+        app_answers.go_on(self, self.desk)
 
     async def action_new(self) -> None:
         if self.engine.busy and self.refuse():
@@ -459,7 +310,7 @@ class ChatApp(App[None], inherit_bindings=False):
         self.desk_mode, is_new = mode, not self.desks[mode].has_page
         await self.chat_screen.show_page(self.desk.page)
         if is_new:
-            self._remember_questions()
+            self.remember_questions()
             await app_model.tell_of_model(self, mode)
         self.desk.page.focus_target.focus()
         self.show_status()
@@ -487,57 +338,6 @@ class ChatApp(App[None], inherit_bindings=False):
         from bq.tui.dialogs.help import HelpScreen
 
         self.push_screen(HelpScreen(self.chat_screen.help_entries()))
-
-    def action_conversations(self) -> None:
-        self.open_dialog(lambda dialogs: dialogs.conversations(self))
-
-    def action_models(self) -> None:
-        self.open_dialog(lambda dialogs: dialogs.models(self))
-
-    def action_settings(self) -> None:
-        self.open_dialog(lambda dialogs: dialogs.settings(self))
-
-    def action_templates(self) -> None:
-        self.open_dialog(lambda dialogs: dialogs.templates(self))
-
-    def action_form(self) -> None:
-        self.open_dialog(lambda dialogs: dialogs.form(self))
-
-    def action_input_file(self) -> None:
-        self.open_dialog(lambda dialogs: dialogs.input_file(self))
-
-    def action_save_result(self) -> None:
-        self.open_dialog(lambda dialogs: dialogs.save_result(self))
-
-    def action_compare(self) -> None:
-        self.open_dialog(lambda dialogs: dialogs.compare(self))
-
-    def open_dialog(self, open_it: "OpenDialog") -> None:
-        """Have a dialog take the keyboard until it is closed; a second one is not opened meanwhile.
-
-        No worker is ever cancelled for it: one that changes the screen would take the app's own tasks with it.
-        """
-        if not self._has_dialog and len(self.screen_stack) == 1:
-            self._has_dialog = True
-            self.run_worker(self._in_dialog(open_it), group="dialog")
-
-    async def _in_dialog(self, open_it: "OpenDialog") -> None:
-        from bq.tui import app_dialogs
-
-        try:
-            await open_it(app_dialogs)
-        except BqError as error:
-            await self.tell(error)
-        except OSError as error:
-            await self.tell(of_machine(error))
-        finally:
-            self._has_dialog = False
-
-    def action_command_palette(self) -> None:
-        self.open_dialog(lambda dialogs: dialogs.palette(self))
-
-    def action_change_theme(self) -> None:
-        self.open_dialog(lambda dialogs: dialogs.theme(self))
 
     def action_help_quit(self) -> None:
         self.hint(notes.how_to_quit)
@@ -584,16 +384,6 @@ class ChatApp(App[None], inherit_bindings=False):
             self.engine, clean(self.path.name), self.desk.job, None if self.engine.busy else self.desk.unsent
         )
 
-    def change_settings(self, parameters: Mapping[str, float | None] | None = None, **changes: str) -> None:
-        """Keep what was changed, beside what another window may have set. Raises BqError if that fails."""
-        from bq.tui import settings
-
-        kept = settings.load().with_parameters(parameters or {})
-        self.settings = replace(
-            kept, theme=changes.get("theme", kept.theme), language=changes.get("language", kept.language)
-        )
-        settings.save(self.settings)
-
     def speak(self) -> None:
         """Draw everything anew, in the language of now."""
         self.chat_screen.retell()
@@ -606,12 +396,6 @@ class ChatApp(App[None], inherit_bindings=False):
         """The name that stands above an answer."""
         model = self.engine.model
         return clean(f"{model.info.name}") if model else ""
-
-
-if TYPE_CHECKING:
-    from types import ModuleType
-
-    OpenDialog = Callable[[ModuleType], Awaitable[None]]
 
 
 def _text_page() -> Page:

@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 from bq.runtime.errors import Cancelled
-from bq.tui import app_counts, notes
+from bq.tui import app_counts, app_kept, notes
 from bq.tui.conversation import Conversation, Node
 from bq.tui.desk import Desk
 from bq.tui.engine import Answering, Question
+from bq.tui.harmless import clean
 from bq.tui.widgets.line import Notice
 from bq.tui.widgets.message import Answer
+from bq.tui.widgets.prompt import Prompt
 
 if TYPE_CHECKING:
     from bq.tui.app import ChatApp
@@ -21,6 +23,31 @@ LOOK_EVERY_SECONDS = 1 / 12
 KEEP_EVERY_SECONDS = 0.6  # of an answer that is being written
 _SLOWER = 6  # while someone writes: what is typed comes first
 ALTERNATIVES = 8  # per token, in the text mode
+
+
+async def send(app: "ChatApp", desk: Desk, event: Prompt.Submitted) -> None:
+    """What was written: a command is done, all else put to the model."""
+    is_chat = desk.conversation.mode == "chat"
+    question = clean(event.text.strip() if is_chat else desk.view.question())
+    if not question or (is_chat and await _is_command(app, desk, question, event.raw)) or app.refuse():
+        return
+    desk.sent = event.raw
+    if is_chat:
+        from bq.tui.slash import message_text
+
+        question = message_text(question)
+        event.prompt.take(event.raw)
+    app.remember_question(question)
+    ask(app, desk, question)
+
+
+async def _is_command(app: "ChatApp", desk: Desk, line: str, raw: str) -> bool:
+    """Runs a line that is a command."""
+    if not line.startswith("/"):
+        return False
+    from bq.tui.app_commands import run_command
+
+    return await run_command(app, desk, line, raw)
 
 
 def ask(app: "ChatApp", desk: Desk, text: str) -> None:
@@ -42,6 +69,31 @@ def answer(app: "ChatApp", desk: Desk, asked: Sequence[Node] = (), is_continued:
     app.start(job)
     app.keep(desk, asked)
     app.run_worker(follow(app, desk, job, is_continued), group="follow")
+
+
+def again(app: "ChatApp", desk: Desk) -> None:
+    """Answer the last question again, beside the answer that is there; in the text mode, go on from the cursor."""
+    if desk.is_text:
+        go_on(app, desk)
+    elif not app.refuse():
+        if desk.conversation.current is None:
+            app.hint(notes.no_answer_yet)
+        else:
+            answer(app, desk)
+
+
+def go_on(app: "ChatApp", desk: Desk) -> None:
+    """Go on with the last answer, or with the text from its cursor."""
+    if app.refuse():
+        return
+    last = desk.conversation.current
+    if desk.is_text:
+        desk.conversation.head = None
+        answer(app, desk, [desk.conversation.ask(app.text_page.view.prefix())])
+    elif last is None or not last.is_sent:
+        app.hint(notes.nothing_to_continue)
+    else:
+        answer(app, desk, is_continued=True)
 
 
 def _question(app: "ChatApp", desk: Desk) -> Question:
@@ -74,7 +126,7 @@ async def follow(app: "ChatApp", desk: Desk, job: Answering, is_continued: bool)
     ended = await _finish(app, desk, job, widget)
     _after(app, desk, job)
     if ended:
-        await app.keep_in_session(desk)
+        await app_kept.keep_in_session(app, desk)
 
 
 async def _pieces(app: "ChatApp", desk: Desk, job: Answering) -> AsyncIterator[str]:

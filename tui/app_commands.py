@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.language import get_language, say, set_language
-from bq.tui import app_dialogs, app_messages, notes, slash
-from bq.tui.conversation import Conversation
+from bq.tui import app_dialogs, app_kept, app_messages, by_hand, notes, slash
 from bq.tui.desk import Desk
 from bq.tui.machine_error import of_machine
-from bq.tui.user_files import EXPORTS, file_named, path_named, write_text
+from bq.tui.user_files import file_named, path_named
 from bq.tui.widgets.line import Notice
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ async def _list(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
 async def _open(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
     """By its number in the list, else by what is in it."""
     if command.argument.isdecimal():
-        await app.open_conversation(await _listed(app, command.argument))
+        await app_kept.open_conversation(app, await _listed(app, command.argument))
     else:
         await _list(app, desk, command)
 
@@ -96,7 +95,7 @@ async def _listed(app: "ChatApp", number: str) -> str:
 
 
 async def _rename(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
-    desk.conversation.title = " ".join(command.argument.split())
+    by_hand.rename(desk.conversation, command.argument)
     app.keep(desk)
     app.hint(lambda: say(f"Its title is {command.argument} now.", f"标题已改为 {command.argument}。"))
 
@@ -112,7 +111,7 @@ async def _delete(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
 
 
 async def _retry(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
-    await app.action_again()
+    app.action_again()
 
 
 async def _continue(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
@@ -135,7 +134,7 @@ async def _undo(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
     if app.last_deleted and not desk.conversation.nodes:
         id, app.last_deleted = app.last_deleted, ""
         await app.keeper.ask(lambda store: store.restore(id))
-        await app.open_conversation(id)
+        await app_kept.open_conversation(app, id)
         return
     question = desk.conversation.undo()
     if question is None:
@@ -261,32 +260,20 @@ async def _compare(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
 
 async def _save(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
     if command.argument:
-        desk.conversation.title = " ".join(command.argument.split())
+        by_hand.rename(desk.conversation, command.argument)
     app.keep(desk, desk.conversation.nodes.values())
     app.hint(lambda: say("Saved, as after each message.", "已保存（每条消息之后也会自动保存）。"))
 
 
 async def _export(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
-    from bq.tui.transfer import suggested_name, to_json, to_markdown
-
-    name = command.argument or suggested_name(desk.conversation, ".md")
-    path = path_named(name)
-    if path.suffix.lower() not in EXPORTS:
-        raise UsageError(
-            say("A conversation is written as .md or .json.", "对话只能导出为 .md 或 .json。"),
-            say("Give such a name.", "请使用这样的文件名。"),
-        )
-    text = to_json(desk.conversation) if path.suffix.lower() == ".json" else to_markdown(desk.conversation)
-    await asyncio.to_thread(write_text, path, text, command.force)
+    path = await asyncio.to_thread(by_hand.export, desk.conversation, command.argument, command.force)
     app.hint(lambda: say(f"Written: {path}", f"已写入：{path}"))
 
 
 async def _import(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
-    from bq.tui.transfer import read_conversation
-
-    made: Conversation = await asyncio.to_thread(read_conversation, path_named(command.argument))
+    made = await asyncio.to_thread(by_hand.from_file, command.argument)
     app.keeper.keep(made, made.nodes.values())
-    await app.show_conversation(made)
+    await app_kept.show_conversation(app, made)
 
 
 async def _lang(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
@@ -297,7 +284,7 @@ async def _lang(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
         return
     set_language(command.argument)
     app.speak()
-    app.change_settings(language=get_language())
+    app_kept.change_settings(app, language=get_language())
 
 
 async def _theme(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
@@ -305,7 +292,7 @@ async def _theme(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
         app.action_change_theme()
         return
     app.theme = command.argument
-    app.change_settings(theme=command.argument)
+    app_kept.change_settings(app, theme=command.argument)
 
 
 async def _quit(app: "ChatApp", desk: Desk, command: slash.Command) -> None:

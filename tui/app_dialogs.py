@@ -9,6 +9,7 @@ from textual.binding import Binding
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.language import say
 from bq.runtime.prompt import Message
+from bq.tui import app_kept
 from bq.tui.answer_form import AnswerForm
 from bq.tui.conversation import Conversation
 from bq.tui.desk import Desk
@@ -22,7 +23,7 @@ from bq.tui.keys import texts
 from bq.tui.templates import Template, check_form, delete_template, own_templates, save_template
 from bq.tui.templates import templates as all_templates
 from bq.tui.user_files import is_there, path_named, write_text
-from bq.tui.widgets.views import InstructView
+from bq.tui.widgets.instruct_view import InstructView
 
 if TYPE_CHECKING:
     from bq.tui.app import ChatApp
@@ -36,7 +37,7 @@ async def conversations(app: "ChatApp", search: str = "") -> None:
     open_ids = {desk.conversation.id for desk in app.desks.values()}
     id = await app.push_screen_wait(ConversationsScreen(app.keeper, app.desk.conversation.id, open_ids, search))
     if id is not None and id != app.desk.conversation.id and not (app.engine.busy and app.refuse()):
-        await app.open_conversation(id)
+        await app_kept.open_conversation(app, id)
 
 
 async def palette(app: "ChatApp") -> None:
@@ -55,7 +56,7 @@ async def theme(app: "ChatApp") -> None:
     name = await app.push_screen_wait(Finder(lambda: say("Colour theme", "颜色主题"), [(one, one) for one in names]))
     if name is not None:
         app.theme = name
-        app.change_settings(theme=name)
+        app_kept.change_settings(app, theme=name)
 
 
 async def models(app: "ChatApp") -> None:
@@ -112,7 +113,7 @@ def take_settings(app: "ChatApp", desk: Desk, chosen: Chosen) -> None:
         apply_language(chosen.settings)
         app.speak()
     app.count_unsent()
-    app.change_settings(changes, **changed)
+    app_kept.change_settings(app, changes, **changed)
 
 
 async def templates(app: "ChatApp") -> None:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from bq.runtime.language import say
-from bq.tui import app_answers
+from bq.tui import app_answers, app_kept
 from bq.tui.conversation import Conversation, Node
 from bq.tui.desk import Desk
 from bq.tui.thinking import split_thinking
@@ -69,7 +69,7 @@ async def fork(app: "ChatApp", desk: Desk, node: Node) -> None:
     """Go on from a message in a new conversation; this one stays as it is."""
     made = desk.conversation.fork(node.id)
     app.keeper.keep(made, made.nodes.values())
-    await app.show_conversation(made)
+    await app_kept.show_conversation(app, made)
     app.hint(lambda: say("A new conversation from here; the old one is kept.", "已从此处另开对话，原对话保留。"))
 
 

@@ -1,8 +1,8 @@
 """Markdown as a chat needs it: HTML as plain text, line breaks kept, and streamed text cut into closed blocks.
 
 While an answer is written, only its last block can still change. `OpenBlock` gives the blocks before it out once, so
-that the screen renders each of them once (a 200-item list costs Textual seconds), and `same_rendering` tells at the
-end whether the pieces mean what the whole means (they do not when a link is defined further down).
+that the screen renders each of them once, and `same_rendering` tells at the end whether the pieces mean what the whole
+means (they do not when a link is defined further down).
 """
 
 import re
@@ -80,6 +80,8 @@ class OpenBlock:
 
 def same_rendering(parts: Sequence[str], whole: str) -> bool:
     """Whether the parts, each parsed alone, make the same document as the whole text."""
+    if [part for part in parts if part] == [whole]:
+        return True
     markdown = parser()
     pieces = [shape for part in parts for shape in _shapes(markdown.parse(part))]
     return pieces == _shapes(markdown.parse(whole))

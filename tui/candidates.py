@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from bq.runtime import fit
 from bq.runtime.devices import Device
 from bq.runtime.errors import BqError, UsageError
+from bq.runtime.evaluation import figures
 from bq.runtime.fit import LoadOptions, Machine, Plan
 from bq.runtime.fit_advice import describe
-from bq.runtime.gguf_file import GgufFile, read_gguf
+from bq.runtime.gguf_file import GgufFile
 from bq.runtime.known import describe_file, file_warnings
-from bq.runtime.language import say
 from bq.runtime.memory import HOST, MIB, device_of_buffer, shape_of
+from bq.tui.model_file import read_model
 from bq.tui.wire import Candidate
 
 if TYPE_CHECKING:
@@ -64,18 +65,10 @@ def _freed_device(device: Device, held: int) -> Device:
 
 
 def _examine(path: Path, options: LoadOptions, machine: Machine) -> Candidate:
-    from bq.runtime.structure import check_structure
-    from bq.tui.chosen_model import refuse_folder
-
     try:
-        refuse_folder(path)
-        file = read_gguf(path)
-        check_structure(file)
-        return _planned(path, file, options, machine)
+        return _planned(path, read_model(path), options, machine)
     except BqError as error:
         return Candidate(path, error=str(error))
-    except OSError as error:  # a folder above that may not be entered, a file that cannot be mapped
-        return Candidate(path, error=say(f"It cannot be read: {error.strerror}.", f"无法读取：{error.strerror}。"))
 
 
 def _planned(path: Path, file: GgufFile, options: LoadOptions, machine: Machine) -> Candidate:
@@ -102,7 +95,13 @@ def _planned(path: Path, file: GgufFile, options: LoadOptions, machine: Machine)
         fits=fits,
         context=plan.setting.ctx,
         warnings=tuple(file_warnings(file)),
+        quality=_quality(path),
     )
+
+
+def _quality(path: Path) -> str:
+    found = figures.best_figures(path)
+    return figures.describe(found) if found else ""
 
 
 def _free(plan: Plan, machine: Machine) -> Iterator[int]:

@@ -13,10 +13,10 @@ from bq.runtime.devices import Build, Device, build, devices, unused_gpus
 from bq.runtime.errors import BqError
 from bq.runtime.fit import LoadOptions, Machine, Plan
 from bq.runtime.fit_advice import describe, reasons
-from bq.runtime.gguf_file import read_gguf
 from bq.runtime.host import host_memory
 from bq.runtime.known import describe_file, file_warnings
 from bq.runtime.language import say
+from bq.tui.model_file import read_model
 
 _BUSY = 0.5  # of the cores: from there on answers are clearly slower
 _BIG_MODEL = 4 << 30  # bytes; from some hundred MB on it makes no difference
@@ -77,25 +77,13 @@ def examine(paths: Sequence[Path]) -> Checkup:
 
 def _check(path: Path, machine: Machine) -> Checked:
     from bq.runtime.loading import choose
-    from bq.runtime.structure import check_structure
-    from bq.tui.chosen_model import refuse_folder
 
     options = LoadOptions()
     try:
-        refuse_folder(path)
-        file = read_gguf(path)
-        check_structure(file)
-        known, warnings = describe_file(file), file_warnings(file)
+        file = read_model(path)
     except BqError as error:
         return Checked(path, error=error)
-    except OSError as error:  # a folder above that may not be entered, a file that cannot be mapped
-        return Checked(
-            path,
-            error=BqError(
-                say(f"{path} cannot be read: {error.strerror}.", f"无法读取 {path}：{error.strerror}。"),
-                say("Check the permissions.", "请检查权限。"),
-            ),
-        )
+    known, warnings = describe_file(file), file_warnings(file)
     try:
         plan = choose(file, machine, options)[0]
     except BqError as error:

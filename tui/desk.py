@@ -8,7 +8,8 @@ from bq.runtime.prompt import Message
 from bq.tui.conversation import Conversation
 from bq.tui.engine import Answering, Unsent
 from bq.tui.harmless import clean
-from bq.tui.widgets.views import Page, View
+from bq.tui.widgets.page import Page
+from bq.tui.widgets.views import View
 
 
 @dataclass

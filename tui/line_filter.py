@@ -6,10 +6,14 @@ comes back out of Markdown's autolinks (`http://x/%1b[31m`). So the whole app dr
 
 import re
 from collections.abc import Sequence
+from typing import cast
 
 from rich.segment import Segment
 from textual.color import Color
 from textual.filter import LineFilter
+from textual.geometry import Region
+from textual.strip import Strip
+from textual.widget import Widget
 
 from bq.tui.harmless import CONTROLS
 
@@ -41,6 +45,17 @@ class Blank:
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         return without_no_controls(super().get_line_filters())  # type: ignore[misc]
+
+
+class Bare(Blank):
+    """For one without border and padding, too: one line of spaces is made for all of its lines."""
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        widget = cast(Widget, self)
+        line = Strip.blank(crop.width, widget.visual_style.rich_style)
+        for one in self.get_line_filters():
+            line = line.apply_filter(one, widget.background_colors[1])
+        return [line] * crop.height
 
 
 def without_no_controls(filters: Sequence[LineFilter]) -> list[LineFilter]:

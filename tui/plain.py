@@ -5,7 +5,6 @@ app keeps it: each message at once, an answer that is being written about once i
 """
 
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,16 +19,14 @@ from bq.tui.answer import stop_on_interrupt
 from bq.tui.answer_form import AnswerForm
 from bq.tui.conversation import Conversation, Mode, Node
 from bq.tui.engine import Answering, Engine, Job, Loading, Question
-from bq.tui.harmless import clean
+from bq.tui.opening import Opening
 from bq.tui.plain_input import Terminated, Typed, is_interactive, messages, tell
-from bq.tui.settings import Settings
 from bq.tui.slash import message_text, parse
-from bq.tui.thinking import ThinkingStream, spoken
+from bq.tui.thinking import spoken
+from bq.tui.voice import Voice
 
 if TYPE_CHECKING:
-    from bq.runtime.loading import LoadOptions
     from bq.runtime.values import Sampling
-    from bq.tui.kept_session import KeptSession
     from bq.tui.store import Store
 
 LOOK_EVERY_SECONDS = 0.05
@@ -39,35 +36,23 @@ KEEP_EVERY_SECONDS = 1.0
 class PlainChat:
     """One run: a model, the conversation that is held with it, and where it is kept."""
 
-    def __init__(
-        self,
-        path: Path,
-        options: "LoadOptions",
-        mode: Mode | None = None,
-        system: str = "",
-        sampling: "Sampling | None" = None,
-        max_tokens: int | None = None,
-        session: "KeptSession | None" = None,
-        resume: str | None = None,
-        settings: Settings | None = None,
-    ) -> None:
-        self.path = path
-        self.engine = Engine(options)
-        self.settings = settings or Settings()
-        self.conversation = Conversation(mode=mode or "chat", system=system)
+    def __init__(self, opening: Opening) -> None:
+        self.path = opening.path
+        self.engine = Engine(opening.options)
+        self.settings = opening.settings
+        self.conversation = Conversation(mode=opening.mode or "chat", system=opening.system)
         self.listed: list[str] = []  # the conversations of the last list, by id
         self.deleted: str | None = None  # the conversation that the last command deleted
         self.is_over = False
         self._status = 0
-        self._mode = mode
-        self._given_sampling, self._given_max_tokens = sampling, max_tokens
-        self._session, self._resume = session, resume
+        self._mode, self._session, self._resume = opening.mode, opening.session, opening.resume
+        self._given_sampling, self._given_max_tokens = opening.sampling, opening.max_tokens
         self._store: Store | None = None
         self._told: set[str] = set()
         self._kept = 0.0
-        if session is not None:
-            self.conversation = Conversation.of(session.history(system))
-        self._session_id = self.conversation.id if session else None
+        if self._session is not None:
+            self.conversation = Conversation.of(self._session.history(opening.system))
+        self._session_id = self.conversation.id if self._session else None
 
     def run(self) -> int:
         """Talk until the input ends; returns the exit status: 1 if something that was piped in failed."""
@@ -234,7 +219,7 @@ class PlainChat:
             form=form,
         )
 
-    def _look(self, job: Answering, voice: "Voice", opened: Node) -> None:
+    def _look(self, job: Answering, voice: Voice, opened: Node) -> None:
         """Take what has come of the answer."""
         text = job.take()
         if not text:
@@ -245,7 +230,7 @@ class PlainChat:
             self.keep([opened])
         voice.add(text)
 
-    def _finish(self, job: Answering, voice: "Voice") -> None:
+    def _finish(self, job: Answering, voice: Voice) -> None:
         """End the answer and keep it before anything else is done."""
         rest = job.take()
         self.conversation.write(rest)
@@ -259,7 +244,7 @@ class PlainChat:
         voice.add(rest)
         voice.end()
 
-    def _tell_end(self, job: Answering, answer: Node | None, voice: "Voice") -> None:
+    def _tell_end(self, job: Answering, answer: Node | None, voice: Voice) -> None:
         """How it ended, if not by itself. Raises the error that it ended by."""
         if job.error is not None and not isinstance(job.error, Cancelled):
             raise job.error if self.engine.model else _loaded_again(job.error)
@@ -394,46 +379,3 @@ def no_model() -> BqError:
 def _loaded_again(error: BqError) -> BqError:
     """The error of a model that is gone, with the way that the line mode has."""
     return BqError(error.cause, say("/retry loads the model again.", "/retry 重新加载模型。"))
-
-
-class Voice:
-    """An answer on stdout as it comes. What a model thinks before it is not shown, its length is told.
-
-    `before` is what there is of an answer that is continued.
-    """
-
-    def __init__(self, before: str = "") -> None:
-        self._stream = ThinkingStream()
-        self._stream.add(before)
-        self._thought = 0
-        self._has_said = False
-
-    def add(self, text: str) -> None:
-        self._show(*self._stream.add(text))
-
-    def end(self) -> None:
-        self._show(*self._stream.take())
-        self._tell_thought()
-        if self._has_said:
-            self._write("\n")
-
-    @property
-    def is_silent(self) -> bool:
-        """Whether nothing was said."""
-        return not self._has_said
-
-    def _show(self, thought: str, said: str) -> None:
-        self._thought += len(thought)
-        if said:
-            self._tell_thought()
-            self._has_said = True
-            self._write(said)
-
-    def _tell_thought(self) -> None:
-        if self._thought:
-            tell(say(f"(thought for {self._thought} characters)", f"（思考了 {self._thought} 个字符）"))
-            self._thought = 0
-
-    def _write(self, text: str) -> None:
-        sys.stdout.write(clean(text))
-        sys.stdout.flush()

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.language import LANGUAGES, say, set_language
+from bq.tui import by_hand
 from bq.tui.conversation import instruction_text
 from bq.tui.plain_input import is_interactive, tell
 from bq.tui.slash import Command, command_named, commands, params_from
 from bq.tui.table import table
-from bq.tui.user_files import EXPORTS, path_named, write_text
+from bq.tui.user_files import path_named
 
 if TYPE_CHECKING:
     from bq.tui.plain import PlainChat
@@ -90,7 +91,7 @@ def _index(number: str, count: int, shows: str) -> int:
 
 
 def _rename(chat: "PlainChat", command: Command) -> None:
-    chat.conversation.title = " ".join(command.argument.split())
+    by_hand.rename(chat.conversation, command.argument)
     chat.keep()
     tell(say(f"The title is: {chat.conversation.title}", f"标题：{chat.conversation.title}"))
 
@@ -282,34 +283,19 @@ def _show_models(known: Sequence[Path], current: Path) -> None:
 
 def _save(chat: "PlainChat", command: Command) -> None:
     if command.argument:
-        chat.conversation.title = " ".join(command.argument.split())
+        by_hand.rename(chat.conversation, command.argument)
     if not chat.is_sessions:
         chat.store.save(chat.conversation)
     tell(say(f"Saved: {chat.conversation.heading}", f"已保存：{chat.conversation.heading}"))
 
 
 def _export(chat: "PlainChat", command: Command) -> None:
-    from bq.tui.transfer import suggested_name, to_json, to_markdown
-
-    path = path_named(command.argument or suggested_name(chat.conversation, ".md"))
-    if path.suffix not in EXPORTS:
-        raise UsageError(
-            say(f"{path} is neither .md nor .json.", f"{path} 既不是 .md 也不是 .json。"),
-            say("Name the file so.", "请使用这样的文件名。"),
-        )
-    if path.exists() and not (command.force and path.is_file() and is_interactive()):
-        raise UsageError(
-            say(f"{path} exists already.", f"{path} 已存在。"),
-            say(f"On a terminal /export! {path} replaces it.", f"在终端中可用 /export! {path} 覆盖。"),
-        )
-    write_text(path, (to_markdown if path.suffix == ".md" else to_json)(chat.conversation), command.force)
+    path = by_hand.export(chat.conversation, command.argument, command.force and is_interactive())
     tell(say(f"Written: {path}", f"已写入：{path}"))
 
 
 def _import(chat: "PlainChat", command: Command) -> None:
-    from bq.tui.transfer import read_conversation
-
-    chat.take_up(read_conversation(path_named(command.argument)))
+    chat.take_up(by_hand.from_file(command.argument))
     chat.keep()
 
 

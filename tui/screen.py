@@ -13,9 +13,9 @@ from bq.tui.line_filter import Blank
 from bq.tui.widgets.line import Line
 from bq.tui.widgets.loading import LoadPanel
 from bq.tui.widgets.message import Said
+from bq.tui.widgets.page import Page
 from bq.tui.widgets.prompt import Prompt
 from bq.tui.widgets.statusline import StatusLine
-from bq.tui.widgets.views import Page
 
 
 class ChatScreen(Blank, Screen[None]):

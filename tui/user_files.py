@@ -6,8 +6,6 @@ from pathlib import Path
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.language import say
 
-EXPORTS = (".md", ".json")  # of a conversation: no line of a piped text makes a file that anything runs
-
 
 def path_named(text: str) -> Path:
     """The path that was typed. Raises UsageError for `~name` of nobody."""

@@ -29,10 +29,8 @@ if TYPE_CHECKING:
     from bq.runtime.values import Stats, Step
     from bq.tui.answer_form import AnswerForm
 
-GATHER_SECONDS, FLUSH_SECONDS = (
-    0.025,
-    0.03,
-)  # text goes out with the first token after the one, or alone after the other
+# Text goes out with the first token after the one, or alone after the other: both are less than the app waits between looks.
+GATHER_SECONDS, FLUSH_SECONDS = 0.05, 0.06
 _MOST_STEPS = 256  # in one line
 _MOST_FORM_CHARACTERS = 1 << 20
 _LONGEST_WRITING_SECONDS = 60  # of a KV cache, when the app is gone

@@ -2,7 +2,17 @@
 
 import pytest
 
-from bq.convert.mixture import DEFAULT_MIXTURE, MIXTURES, OWN_MIXTURES, find_mixture, own_mixture, tensor_type
+from bq.convert.mixture import (
+    ALL_MIXTURES,
+    CALIBRATED_MIXTURES,
+    DEFAULT_MIXTURE,
+    MIXTURES,
+    OWN_MIXTURES,
+    find_mixture,
+    own_mixture,
+    tensor_type,
+    type_needs_importance,
+)
 from bq.runtime.ggml import GgmlType
 from tests.support.refusals import refusal
 
@@ -40,12 +50,44 @@ TABLE: dict[str, tuple[str, dict[str, list[tuple[object, str]]]]] = {
     "IQ3_M": ("IQ3_S", {"attn_v": [("all", "Q4_K")], "ffn_down": [(EIGHTH, "Q4_K")], "attn_output": [("all", "Q4_K")]}),
     "IQ3_S": ("IQ3_S", {}),
 }
+# The same with an importance matrix, where the mixture needs one or is another with it. "middle" is between the first and the last
+# eighth.
+LOW = {"attn_v": [("all", "Q2_K")], "ffn_down": [(EIGHTH, "Q2_K")]}
+RICH = {"attn_v": [("all", "IQ3_S")], "ffn_down": [(EIGHTH, "IQ3_S")], "attn_output": [("all", "IQ3_S")]}
+WITH_IMPORTANCE: dict[str, tuple[str, dict[str, list[tuple[object, str]]]]] = {
+    "Q4_0": ("Q4_0", {"ffn_down": [(EIGHTH, "Q4_1")]}),
+    "Q5_0": ("Q5_0", {"ffn_down": [(EIGHTH, "Q5_1")]}),
+    "IQ4_XS": ("IQ4_XS", {}),
+    "IQ4_NL": ("IQ4_NL", {}),
+    "Q2_K_S": ("Q2_K", {"ffn_down": [(EIGHTH, "Q4_K")]}),
+    "IQ3_XS": (
+        "IQ3_S",
+        {part: [("all", "IQ3_XXS")] for part in ("attn_q", "attn_k")}
+        | {part: [("middle", "IQ3_XXS")] for part in ("ffn_gate", "ffn_up")},
+    ),
+    "IQ3_XXS": (
+        "IQ3_XXS",
+        {"attn_q": [("all", "IQ2_S")], "attn_k": [("all", "IQ2_S")], "attn_output": [("all", "IQ3_S")]},
+    ),
+    "IQ2_M": ("IQ2_S", RICH),
+    "IQ2_S": ("IQ2_XS", RICH),
+    "IQ2_XS": ("IQ2_XS", LOW),
+    "IQ2_XXS": ("IQ2_XXS", LOW),
+    "IQ1_M": ("IQ1_M", LOW | {"attn_output": [("all", "IQ2_XXS")]}),
+    "IQ1_S": ("IQ1_S", LOW | {"attn_output": [("all", "IQ2_XXS")]}),
+}
+Q5_OUTPUT = ("IQ3_XXS", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S")
+EMBEDDING = {"IQ3_XXS": "IQ3_S", "IQ2_M": "IQ3_S", "IQ2_S": "IQ3_S", **dict.fromkeys(Q5_OUTPUT[3:], "Q2_K")}
 PARTS = ("attn_k", "attn_q", "attn_v", "attn_output", "ffn_down", "ffn_gate", "ffn_up")
 
 
-def by_table(mixture: str, part: str, block: int, blocks: int) -> str:
-    default, rules = TABLE[mixture]
+def by_table(entry: tuple[str, dict[str, list[tuple[object, str]]]], part: str, block: int, blocks: int) -> str:
+    default, rules = entry
     for where, kind in rules.get(part, []):
+        if where == "middle":
+            if blocks // 8 <= block < 7 * blocks // 8:
+                return kind
+            continue
         bound = {EIGHTH: blocks // 8, SIXTEENTH: blocks // 16, "all": blocks}.get(str(where), where)
         if block in MORE[blocks] if where == "more" else block < bound:  # type: ignore[operator]
             return kind
@@ -59,9 +101,33 @@ def test_every_type_is_that_of_the_table(mixture: str, blocks: int) -> None:
     for block in range(blocks):
         for part in PARTS:
             found = tensor_type(chosen, f"blk.{block}.{part}.weight", 4096, blocks)
-            assert found.name == by_table(mixture, part, block, blocks), (part, block)
+            assert found.name == by_table(TABLE[mixture], part, block, blocks), (part, block)
     assert tensor_type(chosen, "output.weight", 4096, blocks).name == ("Q8_0" if mixture == "Q8_0" else "Q6_K")
     assert tensor_type(chosen, "token_embd.weight", 4096, blocks).name == TABLE[mixture][0]
+
+
+@pytest.mark.parametrize("blocks", [32, 40])
+@pytest.mark.parametrize("mixture", TABLE | WITH_IMPORTANCE)
+def test_every_type_with_an_importance_is_that_of_the_table(mixture: str, blocks: int) -> None:
+    chosen, entry = ALL_MIXTURES[mixture], (TABLE | WITH_IMPORTANCE)[mixture]
+    for block in range(blocks):
+        for part in PARTS:
+            found = tensor_type(chosen, f"blk.{block}.{part}.weight", 4096, blocks, True)
+            assert found.name == by_table(entry, part, block, blocks), (part, block)
+    output = "Q5_K" if mixture in Q5_OUTPUT else "Q8_0" if mixture == "Q8_0" else "Q6_K"
+    assert tensor_type(chosen, "output.weight", 4096, blocks, True).name == output
+    assert tensor_type(chosen, "token_embd.weight", 4096, blocks, True).name == EMBEDDING.get(mixture, entry[0])
+
+
+@pytest.mark.parametrize("mixture", CALIBRATED_MIXTURES)
+def test_a_mixture_that_needs_an_importance_has_types_that_do(mixture: str) -> None:
+    chosen = CALIBRATED_MIXTURES[mixture]
+    assert chosen.needs_importance
+    assert type_needs_importance(chosen, "blk.20.attn_q.weight", tensor_type(chosen, "blk.20.attn_q.weight", 4096, 32))
+    for other in MIXTURES.values():
+        kinds = {tensor_type(other, f"blk.{i}.{part}.weight", 4096, 32) for i in range(32) for part in PARTS}
+        assert not any(type_needs_importance(other, "blk.0.attn_q.weight", kind) for kind in kinds)
+        assert not other.needs_importance
 
 
 @pytest.mark.parametrize("name", ["F32", "F16", "BF16"])
@@ -81,6 +147,13 @@ def test_unquantized_mixtures_have_one_type(name: str) -> None:
         ("Q6_K", "Q8_0"),
         ("IQ3_S", "IQ4_NL"),
         ("IQ4_XS", "IQ4_NL"),
+        ("IQ3_XXS", "IQ4_NL"),
+        ("IQ2_M", "IQ4_NL"),
+        ("IQ2_S", "IQ4_NL"),
+        ("IQ2_XXS", "IQ4_NL"),
+        ("IQ1_M", "IQ4_NL"),
+        ("IQ1_S", "IQ4_NL"),
+        ("Q2_K_S", "Q4_0"),
         ("Q8_0", "Q8_0"),
         ("Q4_0", "Q4_0"),
         ("IQ4_NL", "IQ4_NL"),
@@ -88,11 +161,11 @@ def test_unquantized_mixtures_have_one_type(name: str) -> None:
 )
 def test_rows_that_do_not_divide_fall_back(mixture: str, narrow: str) -> None:
     gate = "blk.20.ffn_gate.weight"
-    assert tensor_type(MIXTURES[mixture], gate, 13696, 40).name == narrow
-    assert tensor_type(MIXTURES[mixture], gate, 48, 40).name == "F16"
-    is_wide = GgmlType[MIXTURES[mixture].default.name].name not in ("Q8_0", "Q4_0", "IQ4_NL")
-    assert tensor_type(MIXTURES[mixture], "output.weight", 13696, 40).name == "Q8_0"
-    assert tensor_type(MIXTURES[mixture], "output.weight", 48, 40).name == "F16"
+    assert tensor_type(ALL_MIXTURES[mixture], gate, 13696, 40).name == narrow
+    assert tensor_type(ALL_MIXTURES[mixture], gate, 48, 40).name == "F16"
+    is_wide = GgmlType[ALL_MIXTURES[mixture].default.name].name not in ("Q8_0", "Q4_0", "IQ4_NL")
+    assert tensor_type(ALL_MIXTURES[mixture], "output.weight", 13696, 40).name == "Q8_0"
+    assert tensor_type(ALL_MIXTURES[mixture], "output.weight", 48, 40).name == "F16"
     assert is_wide or narrow == mixture
 
 
@@ -101,7 +174,7 @@ def test_all_mixtures_are_there_under_llama_cpps_numbers() -> None:
 
     assert list(MIXTURES) == ALL.split()
     assert DEFAULT_MIXTURE == "Q4_K_M"
-    for name, mixture in MIXTURES.items():
+    for name, mixture in (MIXTURES | CALIBRATED_MIXTURES).items():
         number = LlamaFileType(mixture.file_type).name.removeprefix("MOSTLY_").removeprefix("ALL_")
         assert number == name
 
@@ -111,6 +184,7 @@ def test_a_name_is_found_in_any_case_and_another_refused_with_the_list() -> None
     message = refusal(find_mixture, "Q7_K")
     assert "There is no mixture Q7_K" in message
     assert ALL in message
+    assert f"with an importance matrix also {' '.join(CALIBRATED_MIXTURES)}" in message
 
 
 @pytest.mark.parametrize("mixture", OWN_MIXTURES)

@@ -1,6 +1,7 @@
 """Who quantizes: by size, by wish, and by what a sample shows; a missing or broken numba is a line, never a failure of auto."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -107,9 +108,10 @@ def test_an_effort_that_cannot_be_made_is_refused(mixture: str, wish: str, says:
 
 
 @needs_numba
+@pytest.mark.parametrize("weighed", [False, True])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_a_kernel_that_errs_is_found_out(kind: ggml.GgmlType) -> None:
-    kernel = load_kernels([kind]).kernels[kind]
+def test_a_kernel_that_errs_is_found_out(kind: ggml.GgmlType, weighed: bool) -> None:
+    kernel = load_kernels([kind], with_importance=weighed).kernels[kind]
 
     def wrong(*arguments: Any, last: int) -> bool:
         is_finite = kernel(*arguments)
@@ -117,10 +119,33 @@ def test_a_kernel_that_errs_is_found_out(kind: ggml.GgmlType) -> None:
         return is_finite
 
     half = ggml.row_bytes(kind, ggml.block_size(kind)[0]) * 300
-    assert judge(kind, kernel, "normal") == "same"
-    assert judge(kind, partial(wrong, last=1), "normal") in ("good", "bad")
-    assert judge(kind, partial(wrong, last=half), "normal") == "bad"
-    assert judge(kind, kernel, "high") != "same"
+    assert judge(kind, kernel, "normal", weighed) == "same"
+    assert judge(kind, partial(wrong, last=1), "normal", weighed) in ("good", "bad")
+    assert judge(kind, partial(wrong, last=half), "normal", weighed) == "bad"
+
+
+@needs_numba
+def test_a_kernel_that_errs_with_an_importance_alone_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = kernel_calls.quantize
+
+    def wrong(kernel: Any, kind: ggml.GgmlType, rows: Any, importance: Any, *more: Any) -> Any:
+        return real(kernel, kind, rows, None, *more)
+
+    weighed = [replace(one, importance=np.arange(one.columns, dtype=np.float32)) for one in tensors() if one.rows > 1]
+    assert [kind.name for kind in choose_quantizer(weighed, "fast").quantizer.kernels] == ["Q4_K", "Q6_K"]
+    monkeypatch.setattr(kernel_calls, "quantize", wrong)
+    choice = choose_quantizer([*tensors(), *weighed], "fast")
+    assert not choice.quantizer.kernels
+    assert "llama.cpp's for Q4_K Q6_K" in str(choice.note)
+    assert choose_quantizer(tensors(), "fast").quantizer.kernels.keys() == {ggml.GgmlType.Q4_K, ggml.GgmlType.Q6_K}
+
+
+@needs_numba
+@pytest.mark.parametrize("weighed", [False, True])
+def test_effort_high_is_better_with_an_importance_too(weighed: bool) -> None:
+    kind = ggml.GgmlType.Q6_K  # compiles fastest
+    kernel = load_kernels([kind], weighed, ROUNDS["high"]).kernels[kind]
+    assert judge(kind, kernel, "high", weighed) == "better"
 
 
 @needs_numba

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bq.runtime.cpu import Cores
 from bq.runtime.devices import Device
+from bq.runtime.evaluation.figures import Figures, figures_path, store_figures
 from bq.runtime.fit import LoadOptions, Machine
 from bq.runtime.host import Memory
 from bq.runtime.memory import HOST, MIB, Estimate, Use
@@ -70,6 +71,22 @@ def test_a_model_fits_if_the_loaded_one_makes_room(converted: Convert, monkeypat
     (room,) = examine([path], options, {HOST: need})
     assert full == replace(known, fits=False, free_bytes=need // 2, plan=full.plan), "the figures stay"
     assert room == replace(known, free_bytes=need // 2 + need, plan=room.plan)
+
+
+def test_the_measured_quality_comes_with_the_model(converted: Convert, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = converted("b2-7b", "Q8_0")
+    on_machine_with(monkeypatch, 1 << 40, 1 << 40)
+    (unmeasured,) = examine([path], LoadOptions(), {})
+    measured = Figures(
+        8.2149, 0.05, 4096, 512, "bundled", "0" * 64, against="F16", kl_mean=0.01234, kl_mean_error=0.001
+    )
+    try:
+        store_figures(path, measured)
+        (known,) = examine([path], LoadOptions(), {})
+    finally:
+        figures_path(path).unlink()  # the file is shared with other tests
+    assert unmeasured.quality == ""
+    assert known == replace(unmeasured, quality="KL 0.0123, perplexity 8.21 ± 0.05")
 
 
 def test_what_is_no_model_says_why(tmp_path: Path, converted: Convert) -> None:

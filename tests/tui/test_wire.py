@@ -69,9 +69,9 @@ _replies = st.one_of(
     st.builds(wire.Unsent, _count, _count, _rounds, _count),
     st.builds(
         wire.Examined,
-        st.lists(st.builds(wire.Candidate, _path, name=_text, fits=st.booleans(), warnings=_texts), max_size=2).map(
-            tuple
-        ),
+        st.lists(
+            st.builds(wire.Candidate, _path, name=_text, fits=st.booleans(), warnings=_texts, quality=_text), max_size=2
+        ).map(tuple),
     ),
     st.builds(wire.Restored, _count, _text),
     st.builds(wire.Saved, _count),

@@ -25,6 +25,7 @@ from bq.tui.kept_session import KeptSession, session_in_use
 if TYPE_CHECKING:
     from bq.runtime.sampling import Sampling
     from bq.tui.conversation import Mode
+    from bq.tui.opening import Opening
     from bq.tui.settings import Settings
 
 
@@ -88,50 +89,51 @@ def can_draw() -> bool:
 
 def _chat(system: str, kept: KeptSession | None, settings: "Settings", given: dict[str, Any]) -> int:
     from bq.tui.chosen_model import choose_model
+    from bq.tui.opening import Opening
 
     path = choose_model(given["model"])
-    arguments = {
-        "path": path,
-        "options": load_options(given),
-        "mode": "instruct" if given["instruct"] else None,
-        "system": system,
-        "sampling": _changed_sampling(path, given, settings),
-        "max_tokens": given["max_tokens"],
-        "session": kept,
-        "resume": _latest("instruct" if given["instruct"] else "chat") if given["goes_on"] else None,
-        "settings": settings,
-    }
-    if given["plain"] or not can_draw():
-        return _talk(arguments, given)
-    return _open_app(arguments, given)
+    mode: Mode = "instruct" if given["instruct"] else "chat"
+    opening = Opening(
+        path=path,
+        options=load_options(given),
+        mode=mode if given["instruct"] else None,
+        system=system,
+        sampling=_changed_sampling(path, given, settings),
+        max_tokens=given["max_tokens"],
+        session=kept,
+        resume=_latest(mode) if given["goes_on"] else None,
+        settings=settings,
+    )
+    return (_talk if given["plain"] or not can_draw() else _open_app)(opening, given)
 
 
-def _talk(arguments: dict[str, Any], given: dict[str, Any]) -> int:
+def _talk(opening: "Opening", given: dict[str, Any]) -> int:
     from bq.tui.plain import PlainChat
 
-    chat = PlainChat(**arguments)
+    chat = PlainChat(opening)
     try:
         status = chat.run()
-        _remember(chat.engine.was_loaded, arguments["path"], given)
+        _remember(chat.engine.was_loaded, opening.path, given)
         chat.keep_session()
     finally:
         chat.close()
     return status
 
 
-def _open_app(arguments: dict[str, Any], given: dict[str, Any]) -> int:
+def _open_app(opening: "Opening", given: dict[str, Any]) -> int:
     from bq.runtime import llama
+    from bq.tui import app_kept
     from bq.tui.app import ChatApp
 
-    app = ChatApp(**arguments)
+    app = ChatApp(opening)
     is_debug = llama.echo_log(False)  # the log would be drawn over the app: it is shown afterwards
     try:
         _check_theme(given["theme"], app.available_themes)
         app.run()
         if is_debug:
             click.echo(clean(llama.kept_log() + app.engine.trace), err=True)
-        _remember(app.engine.was_loaded, arguments["path"], given)
-        app.keep_session()
+        _remember(app.engine.was_loaded, opening.path, given)
+        app_kept.keep_session(app)
         for error in app.keeper.errors:
             click.echo(f"bq: {error}", err=True)
     finally:

@@ -1,21 +1,27 @@
 """`bq convert`: a checkpoint to a quantized GGUF file, or the plan of it."""
 
-import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from bq.runtime.errors import UsageError
 from bq.runtime.language import say
 from bq.runtime.releases import download_command, find_release
-from bq.tui.table import gib, table
+from bq.tui.conversion_plan import count_text, describe, fallback_lines, plans_json, plans_text
+from bq.tui.table import gib
 
 if TYPE_CHECKING:
     from bq.convert.convert import Conversion, Converted, Output
+    from bq.convert.importance import Importance
     from bq.convert.quantizer import Effort, Quantizer, Wish
+    from bq.convert.type_plan import TypePlan
+
+
+_SLOW_TABLES = ("IQ1", "IQ2", "IQ3")  # llama.cpp takes some seconds for them, once
 
 
 @click.command(
@@ -43,6 +49,43 @@ if TYPE_CHECKING:
     help=say(
         "The mixture of types, by llama.cpp's names; several times for several files from one read.",
         "量化方式，用 llama.cpp 的名称；可多次给出，一次读取生成多个文件。",
+    ),
+)
+@click.option(
+    "--types",
+    "types_file",
+    metavar="FILE",
+    help=say(
+        "A plan of types instead of a mixture, as `bq search` writes it.",
+        "用类型计划代替 -q，即 `bq search` 写出的文件。",
+    ),
+)
+@click.option(
+    "--imatrix",
+    "imatrix_file",
+    metavar="FILE",
+    help=say(
+        "An importance matrix of this model, from `bq imatrix` or llama-imatrix: smaller errors where they matter. Mixtures below 3 "
+        "bits need one.",
+        "此模型的重要性矩阵，来自 `bq imatrix` 或 llama-imatrix：在要紧处误差更小。3 位以下的混合量化必须有它。",
+    ),
+)
+@click.option(
+    "--calibrate",
+    is_flag=True,
+    help=say(
+        "Gather the importance matrix on the way, from a file of high precision that is removed afterwards.",
+        "顺带收集重要性矩阵：先写一个高精度的临时文件，用后删除。",
+    ),
+)
+@click.option(
+    "--text",
+    "texts",
+    multiple=True,
+    metavar="FILE",
+    help=say(
+        "With --calibrate: the text to gather over; may be given several times. [default: the bundled Chinese and English one]",
+        "与 --calibrate 合用：用于收集的文本；可多次给出。[默认：内置的中英文文本]",
     ),
 )
 @click.option(
@@ -83,10 +126,16 @@ if TYPE_CHECKING:
     type=click.Choice(["base", "chat", "instruct"]),
     help=say("What the model was tuned for, if the folder does not tell.", "模型的类型（当文件夹无法说明时）。"),
 )
+@click.pass_context
 def command(
+    context: click.Context,
     source: str,
     output: str | None,
     mixtures: Sequence[str],
+    types_file: str | None,
+    imatrix_file: str | None,
+    calibrate: bool,
+    texts: Sequence[str],
     quantizer: "Wish",
     effort: "Effort",
     threads: int | None,
@@ -98,27 +147,68 @@ def command(
     """Prepare, then print the plans or write the files."""
     from bq.convert.convert import Output, check_outputs, find_source, prepare_several
     from bq.convert.quantizer import check_wishes
+    from bq.tui.calibration import calibrated
 
-    if as_json and not dry_run:
-        raise UsageError(say("--json goes with --dry-run.", "--json 须与 --dry-run 合用。"))
+    is_mixture_given = context.get_parameter_source("mixtures") is not ParameterSource.DEFAULT
+    _check_options(as_json and not dry_run, bool(types_file) and is_mixture_given, imatrix_file, calibrate, texts)
     folder, name = find_source(source)
     if not folder.exists() and (release := find_release(source)) is not None:
         raise UsageError(
             say(f"There is no folder {source}.", f"没有文件夹 {source}。"),
             say("Download the release first: ", "请先下载该发布：") + download_command(release),
         )
-    conversions = prepare_several(folder, mixtures, variant, name)
+    types, importance = _read_types(types_file), _read_importance(imatrix_file, calibrate)
+    conversions = prepare_several(folder, mixtures, variant, name, types, importance)
     check_wishes([tensor for one in conversions for tensor in one.plan.tensors], quantizer, effort)
     if dry_run:
-        click.echo(_plans_json(conversions) if as_json else _plans_text(conversions))
+        click.echo(plans_json(conversions) if as_json else plans_text(conversions))
         return
     paths = _paths(conversions, output)
-    for line in (*_describe(conversions[0]), *(line for one in conversions for line in _fallback_lines(one))):
+    for line in (*describe(conversions[0]), *(line for one in conversions for line in fallback_lines(one))):
         _note(line)
     check_outputs(conversions, paths, force)  # before kernels are compiled
+    if calibrate:
+        conversions = calibrated(conversions, paths, texts, threads, force)
+    for line in conversions[0].importance_notes:
+        _note(line)
     chosen = _choose(conversions, quantizer, effort)
     outputs = [Output(*pair, chosen) for pair in zip(conversions, paths, strict=True)]
     _convert(outputs, threads, force)
+
+
+def _check_options(
+    is_json_alone: bool, are_both_types: bool, imatrix: str | None, calibrate: bool, texts: Sequence[str]
+) -> None:
+    """Raises UsageError for options that do not go together."""
+    if is_json_alone:
+        raise UsageError(say("--json goes with --dry-run.", "--json 须与 --dry-run 合用。"))
+    if are_both_types:
+        raise UsageError(
+            say("-q and --types do not go together.", "-q 与 --types 不能合用。"),
+            say("The plan of types names its own mixture as base.", "类型计划自带作为基础的混合量化。"),
+        )
+    if imatrix and calibrate:
+        raise UsageError(
+            say("--imatrix and --calibrate do not go together.", "--imatrix 与 --calibrate 不能合用。"),
+            say("--calibrate gathers the matrix itself.", "--calibrate 会自行收集重要性矩阵。"),
+        )
+    if texts and not calibrate:
+        raise UsageError(say("--text goes with --calibrate.", "--text 须与 --calibrate 合用。"))
+
+
+def _read_types(given: str | None) -> "TypePlan | None":
+    from bq.convert.type_plan import read_type_plan
+
+    return read_type_plan(Path(given).expanduser()) if given else None
+
+
+def _read_importance(given: str | None, calibrate: bool) -> "Importance | None":
+    from bq.convert.importance import TO_COME, Importance
+    from bq.runtime.evaluation.imatrix_file import read_imatrix
+
+    if given:
+        return Importance(read_imatrix(Path(given).expanduser()), given)
+    return TO_COME if calibrate else None
 
 
 def _paths(conversions: "Sequence[Conversion]", output: str | None) -> list[Path]:
@@ -139,12 +229,22 @@ def _paths(conversions: "Sequence[Conversion]", output: str | None) -> list[Path
 
 def _choose(conversions: "Sequence[Conversion]", wish: "Wish", effort: "Effort") -> "Quantizer":
     from bq.convert.quantizer import choose_quantizer
+    from bq.runtime import ggml
     from bq.tui.progress import Redrawn
 
     waiting = Redrawn()
+
+    def begin(text: str) -> None:
+        waiting.draw(lambda _: f"{text} …", True)
+
     tensors = [tensor for conversion in conversions for tensor in conversion.plan.tensors]
     try:
-        choice = choose_quantizer(tensors, wish, effort, lambda text: waiting.draw(lambda _: f"{text} …", True))
+        choice = choose_quantizer(tensors, wish, effort, begin)
+        for kind in sorted({tensor.kind for tensor in tensors if tensor.kind.name.startswith(_SLOW_TABLES)}):
+            begin(
+                say(f"Building llama.cpp's search table for {kind.name}", f"正在建立 llama.cpp 的 {kind.name} 搜索表")
+            )
+            ggml.prepare(kind)
     finally:
         waiting.clear()
     if choice.note:
@@ -182,141 +282,10 @@ def _report(output: "Output", done: "Converted") -> None:
     click.echo(str(output.path))
 
 
-def _plans_json(conversions: "Sequence[Conversion]") -> str:
-    """One object for one plan, a list for several."""
-    plans = [plan_data(conversion) for conversion in conversions]
-    return json.dumps(plans if len(plans) > 1 else plans[0], ensure_ascii=False, indent=2)
-
-
-def _fallback_lines(conversion: "Conversion") -> Iterator[str]:
-    """What the mixture stores otherwise than its name says, and what it would be in the mixture of our own."""
-    from bq.convert.convert import in_mixture
-    from bq.convert.mixture import own_mixture
-    from bq.convert.plan import fallbacks
-    from bq.runtime.ggml import block_size
-
-    name = conversion.mixture.name
-
-    for one in fallbacks(conversion.plan, conversion.mixture, conversion.config.blocks):
-        sign = "+" if one.more_bytes >= 0 else "−"
-        yield say(
-            f"{name}: {one.tensors} × {one.part} has rows of {one.columns:,}, which do not divide by "
-            f"{block_size(one.wanted)[0]}: {one.given.name} in place of {one.wanted.name} ({sign}{gib(abs(one.more_bytes))} GiB)",
-            f"{name}：{one.tensors} × {one.part} 行宽 {one.columns:,}，不能被 {block_size(one.wanted)[0]} 整除："
-            f"以 {one.given.name} 代替 {one.wanted.name}（{sign}{gib(abs(one.more_bytes))} GiB）",
-        )
-    own = own_mixture(conversion.mixture)
-    other = in_mixture(conversion, own) if own else conversion
-    if [one.kind for one in other.plan.tensors] != [one.kind for one in conversion.plan.tensors]:
-        yield say(
-            f"{name}: -q {other.mixture.name} shares the bits out more evenly: {gib(other.size_bytes)} GiB, "
-            f"{other.plan.bits_per_weight:.2f} bits per weight",
-            f"{name}：-q {other.mixture.name} 的位数分配更均衡：{gib(other.size_bytes)} GiB，每权重 "
-            f"{other.plan.bits_per_weight:.2f} 位",
-        )
-
-
-def _plans_text(conversions: "Sequence[Conversion]") -> str:
-    return "\n\n".join(["\n".join(_describe(conversions[0])), *map(plan_text, conversions)])
-
-
-def count_text(count: float) -> str:
-    """A large number as one says it."""
-    en = f"{count / 1e9:.2f} billion" if count >= 1e9 else f"{count / 1e6:.1f} million"
-    return say(en, f"{count / 1e8:.2f} 亿" if count >= 1e8 else f"{count / 1e4:,.0f} 万")
-
-
 def next_step(variant: str, path: str) -> str:
     """The command that the variant is made for."""
     return {"base": f'bq complete -m {path} "…"', "instruct": f'bq run -m {path} "…"'}.get(
         variant, f"bq chat -m {path}"
-    )
-
-
-def _describe(conversion: "Conversion") -> list[str]:
-    config, identity = conversion.config, conversion.identity
-    dtypes = "/".join(sorted({tensor.source.dtype for tensor in conversion.plan.tensors}))
-    weights = count_text(conversion.plan.weights)
-    position = {"rope": "RoPE", "alibi": "ALiBi"}[config.position]
-    return [
-        say(
-            f"{identity.name}: Baichuan {conversion.generation}, {weights} weights in {dtypes}, "
-            f"{config.blocks} blocks, {position}, context {config.context}",
-            f"{identity.name}：Baichuan {conversion.generation}，{weights}个权重（{dtypes}），"
-            f"{config.blocks} 块，{position}，上下文 {config.context}",
-        ),
-        say(
-            f"Variant: {identity.variant} ({identity.variant_reason.here})",
-            f"类型：{identity.variant}（{identity.variant_reason.here}）",
-        ),
-        conversion.norm_head.describe(),
-    ]
-
-
-def plan_data(conversion: "Conversion") -> dict[str, Any]:
-    """The plan as plain data."""
-    from bq.convert.plan import fallbacks
-
-    plan = conversion.plan
-    return {
-        "name": conversion.identity.name,
-        "variant": conversion.identity.variant,
-        "generation": conversion.generation,
-        "norm_head": {"folded": conversion.norm_head.fold, "reasons": list(conversion.norm_head.reasons)},
-        "mixture": conversion.mixture.name,
-        "file": conversion.file_name,
-        "size_bytes": conversion.size_bytes,
-        "weights": plan.weights,
-        "bits_per_weight": round(plan.bits_per_weight, 4),
-        "fallbacks": [
-            {
-                "part": one.part,
-                "columns": one.columns,
-                "wanted": one.wanted.name,
-                "given": one.given.name,
-                "tensors": one.tensors,
-                "more_bytes": one.more_bytes,
-            }
-            for one in fallbacks(plan, conversion.mixture, conversion.config.blocks)
-        ],
-        "tensors": [
-            {
-                "name": one.name,
-                "type": one.kind.name,
-                "shape": list(one.shape),
-                "size_bytes": one.size_bytes,
-                "source": one.source.name,
-            }
-            for one in plan.tensors
-        ],
-    }
-
-
-def plan_text(conversion: "Conversion") -> str:
-    """The plan for reading: every tensor, and the sums."""
-    plan = conversion.plan
-    rows = [
-        (one.name, one.kind.name, "×".join(map(str, one.shape)), f"{one.size_bytes / 1e6:,.2f}") for one in plan.tensors
-    ]
-    by_kind: dict[str, int] = {}
-    for one in plan.tensors:
-        by_kind[one.kind.name] = by_kind.get(one.kind.name, 0) + one.weights
-    shares = ", ".join(
-        f"{kind} {weights / plan.weights:.1%}" for kind, weights in sorted(by_kind.items(), key=lambda item: -item[1])
-    )
-    head = (say("TENSOR", "张量"), say("TYPE", "类型"), say("SHAPE", "形状"), "MB")
-    return "\n".join(
-        [
-            table(head, rows, right=(3,)),
-            "",
-            say(
-                f"{conversion.file_name}: {gib(conversion.size_bytes)} GiB, {plan.bits_per_weight:.2f} bits per weight, "
-                f"{len(plan.tensors)} tensors; weights by type: {shares}",
-                f"{conversion.file_name}：{gib(conversion.size_bytes)} GiB，每权重 {plan.bits_per_weight:.2f} 位，"
-                f"{len(plan.tensors)} 个张量；各类型权重占比：{shares}",
-            ),
-            *_fallback_lines(conversion),
-        ]
     )
 
 

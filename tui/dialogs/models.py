@@ -97,7 +97,7 @@ def _missing(name: str) -> str:
 
 
 def describe(path: Path, known: "Candidate | None", is_current: bool) -> Content:
-    """A model in some lines: its name, size and kind, then how it fits."""
+    """A model in some lines: its name, size and kind, then how it fits, and how good it was found to be."""
     mark = "● " if is_current else "  "
     if known is None:
         return Content.assemble((f"{mark}{clean(path.name)}", "bold"), ("\n  …", "$text-muted"))
@@ -115,5 +115,7 @@ def describe(path: Path, known: "Candidate | None", is_current: bool) -> Content
             say(f"{known.gpu_layers} of {known.layers} layers on the GPU", f"GPU {known.gpu_layers}/{known.layers} 层")
         )
     lines: list[str | tuple[str, str]] = [(title, "bold"), "\n  ", fits, (f"  {', '.join(rest)}", "$text-muted")]
+    if known.quality:
+        lines.append((f"\n  {clean(known.quality)}", "$text-muted"))
     lines.extend((f"\n  ! {clean(warning)}", "$text-warning") for warning in known.warnings)
     return Content.assemble(*lines)

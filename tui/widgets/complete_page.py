@@ -5,7 +5,7 @@ from textual.containers import Vertical
 from textual.widget import Widget
 
 from bq.tui.widgets.complete import CompleteView
-from bq.tui.widgets.views import Page
+from bq.tui.widgets.page import Page
 
 
 class CompletePage(Page):

@@ -3,10 +3,10 @@
 from textual import events
 from textual.app import ComposeResult
 from textual.containers import Vertical
-from textual.widgets import Static
 
 from bq.runtime.language import say
 from bq.tui.widgets.line import Line
+from bq.tui.widgets.long_text import OpenText
 
 
 class ThinkingFold(Vertical):
@@ -14,8 +14,8 @@ class ThinkingFold(Vertical):
 
     DEFAULT_CSS = """
     ThinkingFold { height: auto; color: $text-muted; margin: 0 0 1 0; }
-    ThinkingFold Static { width: 1fr; height: auto; padding: 0 2; display: none; }
-    ThinkingFold.open Static { display: block; }
+    ThinkingFold OpenText { padding: 0 2; display: none; }
+    ThinkingFold.open OpenText { display: block; }
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class ThinkingFold(Vertical):
         self._text = ""
         self._done = False
         self._line = Line(self._describe, classes="fold")
-        self._body = Static(markup=False)
+        self._body = OpenText()
 
     def compose(self) -> ComposeResult:
         yield self._line
@@ -33,7 +33,7 @@ class ThinkingFold(Vertical):
         self._text += text
         self._line.refresh()
         if self.has_class("open"):
-            self._body.update(self._text.strip("\n"))
+            self._body.show(self._text.strip("\n"))
 
     def end(self) -> None:
         """What was thought is whole."""
@@ -42,7 +42,7 @@ class ThinkingFold(Vertical):
 
     def toggle(self) -> None:
         self.toggle_class("open")
-        self._body.update(self._text.strip("\n"))
+        self._body.show(self._text.strip("\n"))
         self._line.refresh()
 
     def on_click(self, event: events.Click) -> None:

@@ -15,7 +15,6 @@ from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical
-from textual.content import Content
 from textual.message import Message
 from textual.widgets import Static
 
@@ -28,10 +27,10 @@ from bq.tui.shown import Standing
 from bq.tui.thinking import ThinkingStream, split_thinking
 from bq.tui.widgets.fold import ThinkingFold
 from bq.tui.widgets.line import Line
+from bq.tui.widgets.long_text import OpenText
 from bq.tui.widgets.markdown import AnswerMarkdown
 
 _MOUNT_SECONDS = 5
-_TAIL_LINES = 40
 Wish = Literal["menu", "edit", "fork", "pin", "copy", "code", "before", "after", "side", "fold"]
 
 
@@ -134,14 +133,13 @@ class Answer(Said):
     def __init__(self, node: Node) -> None:
         super().__init__(node)
         self._markdown = AnswerMarkdown()
-        self._tail = Static(markup=False, classes="tail")
+        self._tail = OpenText(classes="tail")
         self._mark = Line(lambda: "", classes="mark")
         self._fold: ThinkingFold | None = None
         self._thinking = ThinkingStream()
         self._open = OpenBlock()
         self._parts: list[str] = []
         self._copied = -1
-        self._settled = 0  # characters of the open block that are drawn for good, until it is closed
         self._mounted = asyncio.Event()
 
     def compose(self) -> ComposeResult:
@@ -162,7 +160,7 @@ class Answer(Said):
     async def feed(self, text: str) -> None:
         """Show more of the text."""
         await self._take(*self._thinking.add(text))
-        await self._show_tail()
+        self._show_tail()
 
     async def finish(self, mark: Callable[[], str] | None = None) -> None:
         """Show what is left as Markdown, and the mark."""
@@ -171,12 +169,11 @@ class Answer(Said):
             self._fold.end()
         rest = self._open.take()
         whole = "".join(self._parts) + rest
-        if same_rendering([*self._parts, rest], whole):
-            await self._markdown.add_blocks(rest)
-        else:
-            await self._markdown.update(whole)
+        is_same = await asyncio.to_thread(same_rendering, [*self._parts, rest], whole)
+        with self.app.batch_update():  # at no time are both on the screen, or neither
+            await (self._markdown.add_blocks(rest) if is_same else self._markdown.update(whole))
+            self._show_tail()
         self._parts = [whole]
-        await self._show_tail()
         self.mark(mark)
         self._role.refresh()
 
@@ -194,7 +191,7 @@ class Answer(Said):
         if thought:
             await self._think(thought)
         await self._markdown.update(said)
-        await self._show_tail()
+        self._show_tail()
 
     async def reopen(self) -> None:
         """Show the text as it stands, as what more text will be added to."""
@@ -237,20 +234,10 @@ class Answer(Said):
             await self.mount(self._fold, after=self._role)
         self._fold.add(text)
 
-    async def _show_tail(self) -> None:
-        """The open block as plain text; of a long one only the end is drawn anew."""
-        text = self._open.text
-        if len(text) < self._settled:  # it was closed, and another one is open
-            await self.remove_children(".settled")
-            self._settled = 0
-        rest = text[self._settled :]
-        if rest.count("\n") > _TAIL_LINES:
-            done = rest[: rest.rindex("\n") + 1]
-            await self.mount(Static(Content(done.rstrip("\n")), classes="settled"), before=self._tail)
-            self._settled += len(done)
-            rest = rest[len(done) :]
-        shown = rest.rstrip("\n") if self._settled else rest.strip("\n")
-        self._tail.update(Content(shown))
+    def _show_tail(self) -> None:
+        """The open block as plain text."""
+        shown = self._open.text.strip("\n")
+        self._tail.show(shown)
         self._tail.display = bool(shown.strip())
 
     def _who(self) -> str:

@@ -7,120 +7,22 @@ the widget of the open answer to write into. It knows nothing of the model, the 
 import asyncio
 from abc import abstractmethod
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 
-from textual import events
 from textual.app import ComposeResult
-from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.message import Message
 from textual.widget import Widget
-from textual.widgets import Button
 
 from bq.runtime.language import say
 from bq.tui.answer_form import AnswerForm
-from bq.tui.conversation import Conversation, Node, instruction_text
-from bq.tui.line_filter import Blank
+from bq.tui.conversation import Conversation, Node
 from bq.tui.notes import end_of
 from bq.tui.shown import Shown
-from bq.tui.widgets.line import Line, Notice
 from bq.tui.widgets.message import Answer, Question, Said
+from bq.tui.widgets.page import Earlier, Log, Page
 from bq.tui.widgets.prompt import Prompt
 from bq.tui.widgets.suggestions import Candidates, Suggestions
 
 SHOWN_MESSAGES = 24  # of a conversation that is opened; the earlier ones come when asked for
 _MOST_MESSAGES = 120  # on the screen; above that the earliest go, so that a long talk stays quick
-
-
-_MOUNT_SECONDS = 5
-_WIDE = 100  # columns: from there on the result stands beside the task
-
-
-class Content(Blank, Vertical):
-    """What a log scrolls."""
-
-
-class Log(Blank, VerticalScroll, can_focus=False):
-    """Scrolls, follows its end until the user scrolls up, and leaves the keyboard to the box to write in.
-
-    The inner container is at least as high as the screen has room, or Textual's anchor would push a short text down.
-    """
-
-    def __init__(self) -> None:
-        self.content = Content(classes="content")
-        super().__init__(self.content)
-
-    async def drop(self, selector: str) -> None:
-        await self.content.remove_children(selector)
-
-
-class Earlier(Line):
-    """Stands above the messages that are shown when there are more: a click shows them."""
-
-    @dataclass
-    class Wanted(Message):
-        pass
-
-    def on_click(self) -> None:
-        self.post_message(self.Wanted())
-
-
-class Page(Blank, Vertical):
-    """What the app does with any way of working. `focus_target` is where writing starts."""
-
-    def __init__(self, *, id: str) -> None:
-        super().__init__(id=id)
-        self._mounted = asyncio.Event()
-
-    def on_mount(self) -> None:
-        self._mounted.set()
-
-    async def ready(self) -> None:
-        """Wait until its parts are there: it may have been brought onto the screen just now."""
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._mounted.wait(), _MOUNT_SECONDS)
-
-    @property
-    @abstractmethod
-    def focus_target(self) -> Widget: ...
-
-    @property
-    @abstractmethod
-    def notices(self) -> Widget:
-        """Where notices stand."""
-
-    @abstractmethod
-    async def clear(self) -> None:
-        """An empty page again, but for what is known of the model."""
-
-    @abstractmethod
-    def draft(self) -> str:
-        """What is written and not sent."""
-
-    @abstractmethod
-    def insert_text(self, text: str) -> None:
-        """Write a text at the cursor."""
-
-    def retell(self) -> None:
-        """The language has changed: what is not asked for at every drawing is told anew."""
-
-    async def notice(self, notice: Notice) -> None:
-        """Say something about the model or an answer."""
-        await self.ready()
-        await self.notices.mount(notice)
-
-    async def notice_of_model(self, notice: Notice) -> None:
-        """Say something that holds until another model is loaded."""
-        notice.add_class("of-model")
-        await self.notice(notice)
-
-    async def forget_model(self) -> None:
-        """Take away what was said of the model before."""
-        await self.ready()
-        await self.notices.remove_children(".of-model")
-
-    @abstractmethod
-    def scroll_pages(self, pages: int) -> None: ...
 
 
 class View(Page):
@@ -299,117 +201,3 @@ class ChatView(View):
 
     def show_conversation(self, conversation: Conversation) -> None:
         self.prompt.write(conversation.draft)
-
-
-class InstructView(View):
-    """An instruction, the text that it is about, and the result apart. What is written stays, to be used again."""
-
-    def __init__(self) -> None:
-        super().__init__(id="instruct", prompt=Prompt(lambda: say("What to do", "要做什么"), id="instruction"))
-        self.material = Prompt(
-            lambda: say(
-                "The text it is about: paste it here, or F6 for a file",
-                "要处理的文本：粘贴到这里，或按 F6 选文件",
-            ),
-            id="material",
-        )
-        self._form: AnswerForm | None = None
-        self._form_line = Line(self._describe_form, classes="form")
-        self._form_line.display = False
-
-    def compose(self) -> ComposeResult:
-        with Vertical(id="task"):
-            with Horizontal(classes="bar"):
-                yield Line(lambda: say("Instruction", "指令"), classes="role")
-                yield self._button("templates")
-                yield self._button("form")
-            yield self.prompt
-            with Horizontal(classes="bar"):
-                yield Line(lambda: say("Input (optional)", "输入（可选）"), classes="role")
-                yield self._button("input_file")
-            yield self.material
-            yield self._form_line
-        with Vertical(id="outcome"):
-            with Horizontal(classes="bar"):
-                yield Line(lambda: say("Result", "结果"), classes="role")
-                yield self._button("copy_answer")
-                yield self._button("save_result")
-            yield self.log_area
-
-    @staticmethod
-    def _button(action: str) -> Button:
-        button = Button(_labels()[action], id=action.replace("_", "-"), compact=True, action=f"app.{action}")
-        button.can_focus = False
-        return button
-
-    def retell(self) -> None:
-        for action, label in _labels().items():
-            button = self.query_one(f"#{action.replace('_', '-')}", Button)
-            button.label = label
-            button.refresh(layout=True)
-
-    def on_resize(self, event: events.Resize) -> None:
-        self.set_class(event.size.width >= _WIDE, "-wide")
-
-    @property
-    def form(self) -> AnswerForm | None:
-        return self._form
-
-    @form.setter
-    def form(self, form: AnswerForm | None) -> None:
-        self._form = form
-        self._form_line.display = form is not None
-        self._form_line.refresh()
-
-    def question(self) -> str:
-        instruction = self.prompt.full_text.strip()
-        return instruction_text(instruction, self.material.full_text) if instruction else ""
-
-    def draft(self) -> str:
-        return instruction_text(self.prompt.draft.strip(), self.material.full_text)
-
-    def restand(self, path: Sequence[Shown]) -> None:
-        super().restand([shown for shown in path if shown.node.role == "assistant"])
-
-    def show_draft(self, text: str) -> None:
-        """It was never taken away."""
-
-    def show_conversation(self, conversation: Conversation) -> None:
-        """The instruction is what stands before the first empty line."""
-        last = conversation.current
-        text = conversation.draft or (last.question.content if last else "")
-        instruction, _, material = text.partition("\n\n")
-        self.prompt.write(instruction)
-        self.material.write(material)
-
-    async def clear(self) -> None:
-        await super().clear()
-        self.prompt.clear()
-        self.material.clear()
-
-    async def sync(self, path: Sequence[Shown], is_new: bool = False) -> Answer | None:
-        """The question stands in its boxes: only the answer is shown."""
-        return await super().sync([shown for shown in path if shown.node.role == "assistant"], is_new)
-
-    def _describe_form(self) -> str:
-        form = self._form
-        if form is None:
-            return ""
-        kind = {
-            "choices": say("one of", "选项之一"),
-            "json_schema": say("JSON by the schema", "符合模式的 JSON"),
-            "grammar": say("by the grammar", "符合语法"),
-        }[form.kind]
-        brief = " ".join(form.text.split())
-        return say("Output: ", "输出：") + f"{kind} {brief[:80]}{'…' if len(brief) > 80 else ''}"
-
-
-def _labels() -> dict[str, str]:
-    """The buttons' texts, by the app's action."""
-    return {
-        "templates": say("Templates", "模板"),
-        "form": say("Output", "输出格式"),
-        "input_file": say("File", "文件"),
-        "copy_answer": say("Copy", "复制"),
-        "save_result": say("Save", "保存"),
-    }

@@ -9,6 +9,7 @@ from typing import Any
 from textual.pilot import Pilot
 
 from bq.tui.app import ChatApp
+from bq.tui.opening import Opening
 from bq.tui.widgets.message import Answer
 from bq.tui.widgets.prompt import Prompt
 
@@ -16,7 +17,7 @@ from .fake import Fake, LoadOptions
 
 
 def make_app(**options: Any) -> ChatApp:
-    return ChatApp(Path("/models/baichuan.gguf"), LoadOptions(), **options)  # type: ignore[arg-type]
+    return ChatApp(Opening(Path("/models/baichuan.gguf"), LoadOptions(), **options))  # type: ignore[arg-type]
 
 
 class Session:

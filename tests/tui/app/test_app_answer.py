@@ -5,10 +5,10 @@ import random
 
 import pytest
 from textual.app import App
-from textual.widgets import Static
 
 from bq.tui.conversation import Node
 from bq.tui.line_filter import with_no_controls
+from bq.tui.widgets.long_text import HangingLine, OpenText
 from bq.tui.widgets.markdown import AnswerMarkdown
 from bq.tui.widgets.message import Answer
 
@@ -77,9 +77,9 @@ async def test_the_open_block_is_plain_and_closed_blocks_are_rendered():
     async with app.run_test() as pilot:
         await app.answer.feed("**bold**\n\n```\n[b]open[/b]")
         await pilot.pause()
-        tail = app.answer.query_one(".tail", Static)
+        tail = app.answer.query_one(".tail", OpenText)
         assert tail.display
-        assert str(tail.content) == "```\n[b]open[/b]"
+        assert [line.strip() for line in drawn(tail)] == ["```", "[b]open[/b]"]
         assert "bold" in "".join(drawn(app.answer.query_one(AnswerMarkdown)))
 
 
@@ -129,17 +129,24 @@ async def test_html_and_line_breaks_are_drawn_as_the_model_wrote_them():
         assert lines == ["A List<String>", "第二行", "<think>", "hm", "</think>"]
 
 
-async def test_of_a_long_open_block_only_the_end_is_drawn_anew():
+async def test_of_a_long_open_block_only_what_is_on_the_screen_is_drawn_and_only_what_is_new_is_measured(monkeypatch):
+    done = {"height": [], "draw": []}
+    for what, lines in done.items():
+        original = getattr(HangingLine, what)
+        monkeypatch.setattr(
+            HangingLine, what, lambda line, *rest, o=original, to=lines: to.append(line.cut(0, None)) or o(line, *rest)
+        )
     app = Bench()
     lines = ["```", *(f"line {number} of a long fence" for number in range(400))]
-    async with app.run_test() as pilot:
+    async with app.run_test(size=(60, 20)) as pilot:
         for line in lines:
             await app.answer.feed(line + "\n")
         await pilot.pause()
-        settled, tail = list(app.answer.query(".settled")), app.answer.query_one(".tail", Static)
-        assert "\n".join(str(one.content) for one in (*settled, tail)).split("\n") == lines
-        assert str(tail.content).count("\n") <= 40
+        tail = app.answer.query_one(".tail", OpenText)
+        assert [line.cut(0, None) for line in tail.lines] == lines
+        assert set(done["draw"]) <= set(lines[:20])
+        assert len(done["height"]) < 2.5 * len(lines)  # at one width, then with a scrollbar
         await app.answer.feed("```\n\nafter\n")
         await app.answer.finish()
         await pilot.pause()
-        assert not app.answer.query(".settled")
+        assert not tail.display

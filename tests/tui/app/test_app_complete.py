@@ -1,5 +1,6 @@
 """The text mode: a Base model opens it, a text goes on from the cursor, and what was written is kept."""
 
+from bq.tui import app_kept
 from bq.tui.conversation import Conversation
 
 from .fake import ModelInfo
@@ -90,5 +91,5 @@ async def test_a_text_without_its_draft_is_shown_as_it_was_generated(start):
     made.write(" upon")
     made.finish("end")
     async with start() as s:
-        await s.app.show_conversation(made)
+        await app_kept.show_conversation(s.app, made)
         assert s.app.desk.page.view.text == "Once upon"

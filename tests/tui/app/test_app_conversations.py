@@ -5,6 +5,7 @@ import sqlite3
 
 from textual.widgets import Input
 
+from bq.tui import app_kept
 from bq.tui.conversation import Conversation
 from bq.tui.dialogs.conversations import ConversationsScreen
 from bq.tui.dialogs.small import Entry
@@ -225,7 +226,7 @@ async def test_what_was_being_written_outlives_a_switch_to_another_conversation(
     async with start() as s:
         await s.press(*"mine")
         first = s.app.desk.conversation.id
-        await s.app.open_conversation(other.id)
+        await app_kept.open_conversation(s.app, other.id)
         assert s.prompt.text == "its own draft"
         await s.until(lambda: {one.id: one.draft for one in kept()} == {first: "mine", other.id: "its own draft"})
 

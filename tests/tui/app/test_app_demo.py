@@ -11,6 +11,7 @@ import pytest
 from bq.runtime.values import LoadOptions, Sampling
 from bq.tui.app import ChatApp
 from bq.tui.dialogs.compare import CompareScreen
+from bq.tui.opening import Opening
 from bq.tui.status import short
 from bq.tui.widgets.compare import CompareView
 from tests.support.scripted import byte_tokens, saying
@@ -24,7 +25,7 @@ from .session import Session
 def start_real() -> Callable:
     @asynccontextmanager
     async def run(path: Path, **options) -> AsyncIterator[Session]:
-        app = ChatApp(path, LoadOptions(threads=2, gpu_layers=0), **options)
+        app = ChatApp(Opening(path, LoadOptions(threads=2, gpu_layers=0), **options))
         async with app.run_test(size=(110, 40)) as pilot:
             session = Session(app, pilot, Fake())
             await session.until(lambda: app.engine.model is not None and not app.engine.busy, 60)
@@ -101,7 +102,7 @@ async def test_a_message_that_is_too_long_is_given_back(start_real, random_gguf)
 async def test_a_file_that_is_no_gguf_is_refused_on_the_screen(tmp_path):
     path = tmp_path / "no.gguf"
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n" * 10)
-    app = ChatApp(path, LoadOptions())
+    app = ChatApp(Opening(path, LoadOptions()))
     async with app.run_test(size=(90, 30)) as pilot:
         session = Session(app, pilot, Fake())
         await session.until(lambda: session.shows("not loaded", "Ctrl+Q quits"), 30)

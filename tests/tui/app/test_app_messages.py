@@ -1,6 +1,7 @@
 """What can be done with messages: reached by keys and mouse, copied, edited, forked, pinned, and shown in other versions."""
 
 from bq.runtime.prompt import Message
+from bq.tui import app_kept
 from bq.tui.dialogs.compare import VersionsScreen
 from bq.tui.dialogs.small import Choice, Editor
 from bq.tui.widgets.message import Answer, Question
@@ -189,7 +190,7 @@ async def test_a_long_conversation_shows_its_end_and_the_rest_when_asked(start, 
             made.begin()
             made.write(f"answer {n}")
             made.finish("end")
-        await s.app.show_conversation(made)
+        await app_kept.show_conversation(s.app, made)
         await s.pilot.pause()
         assert len(s.app.desk.view.query(Question)) == 12
         assert s.shows("question 39")

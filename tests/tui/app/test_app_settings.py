@@ -2,12 +2,14 @@
 
 import json
 
+import pytest
 from textual.widgets import Input, OptionList, Select, TextArea
 
-from bq.runtime.language import get_language
+from bq.runtime.language import get_language, set_language
 from bq.tui.dialogs.models import ModelsScreen
 from bq.tui.dialogs.settings import SettingsScreen
 from bq.tui.dialogs.small import Choice, Entry
+from bq.tui.engine import Candidate
 from bq.tui.settings import Settings, load
 
 
@@ -143,6 +145,24 @@ async def test_a_process_that_cannot_tell_is_told_in_the_picker(start, fake, mon
         monkeypatch.setattr(Engine, "examine", fail)
         await s.press("f4")
         await s.until(lambda: s.shows("cannot be started"))
+
+
+@pytest.mark.parametrize(
+    ("language", "quality"),
+    [("en", "KL 0.0123, perplexity 8.21 ± 0.05"), ("zh", "KL 0.0123，困惑度 8.21 ± 0.05")],
+)
+async def test_the_picker_shows_what_was_measured_on_60_columns_too(
+    start, fake, tmp_path, monkeypatch, language, quality
+):
+    set_language(language)
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    fake.candidates = {tmp_path / "a.gguf": Candidate(tmp_path / "a.gguf", name="measured", fits=True, quality=quality)}
+    async with start(size=(60, 30)) as s:
+        await s.press("f4")
+        await s.until(lambda: s.shows("measured", quality, "Q4_K_M"))
+        assert s.text().count("KL 0.0123") == 1, "the other one has no figures"
 
 
 async def test_the_form_of_the_output_can_be_set_before_the_mode_was_ever_shown(start, fake):

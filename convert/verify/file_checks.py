@@ -1,0 +1,57 @@
+"""A GGUF file checked by itself: everything in which files of other programs were found wrong, a line each."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from bq.convert.verify.check import Check, failed, passed
+from bq.convert.verify.model_checks import model_checks
+from bq.convert.verify.value_checks import value_checks
+from bq.convert.verify.vocabulary_checks import vocabulary_checks
+from bq.runtime.errors import BqError, UsageError
+from bq.runtime.gguf_file import GgufFile, read_gguf
+from bq.runtime.known import describe_file, generation_of
+from bq.runtime.language import say
+from bq.runtime.structure import check_structure
+
+_SHOWN_VERSION = 20  # characters
+
+
+def check_file(path: Path, threads: int, progress: Callable[[float], None] = lambda _: None) -> Iterator[Check]:
+    """Every check, quick ones first; a broken structure is a failure that ends them. `progress` hears of the values.
+
+    Raises UsageError for what is no Baichuan model at all.
+    """
+    try:
+        file = read_gguf(path)
+        check_structure(file)
+    except UsageError:
+        raise
+    except BqError as error:
+        yield failed("structure", error.cause, error.remedy or "")
+        return
+    yield _structure(file)
+    yield from vocabulary_checks(file)
+    yield from model_checks(file)
+    yield from value_checks(file, threads, progress)
+
+
+def _structure(file: GgufFile) -> Check:
+    """The first line says what the file is, and who made it."""
+    known, tensors, keys = describe_file(file), len(file.tensors), len(file.metadata)
+    generation, version = generation_of(file) or "?", file.text("bq.version")[:_SHOWN_VERSION]
+    maker = say(f"bq {version}", f" bq {version} ") if version else say("another program", "其他程序")
+    return passed(
+        "structure",
+        say(
+            f"{known.name}: Baichuan {generation}, {known.variant}, {known.mixture}, {file.size_bytes / 2**30:.2f} GiB, made by "
+            f"{maker}; {tensors} tensors and {keys} keys, all in their place.",
+            f"{known.name}：Baichuan {generation}，{known.variant}，{known.mixture}，{file.size_bytes / 2**30:.2f} GiB，由{maker}"
+            f"生成；{tensors} 个张量与 {keys} 个键，结构完整。",
+        ),
+        name=known.name,
+        variant=known.variant,
+        mixture=known.mixture,
+        tensors=tensors,
+        keys=keys,
+        size_bytes=file.size_bytes,
+    )
