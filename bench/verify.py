@@ -4,9 +4,9 @@
     .venv/bin/python -m bench.verify --real-size [--scale 1] [--folder build/real-size] [--tokens 64]
 
 Prints the false alarms (goal: none), each with its checkpoint and mixture, and how many times larger the relative error of the
-logits is than that of the weights, from which the limit of bq.convert.verify.logit_checks is made. `--real-size` makes a checkpoint in the shape of Baichuan2-7B
-(15 GB, and 5 GB for the file; --scale 0.5 halves its width), verifies it, and prints seconds and the peak of the anonymous
-memory (Linux) for the file alone, without logits, and for all.
+logits is than that of the weights, from which the limit of bq.convert.verify.logit_checks is made. `--real-size` makes a
+checkpoint in the shape of Baichuan2-7B (15 GB, and 5 GB for the file; --scale 0.5 halves its width), verifies it, and prints
+seconds and the peak of the anonymous memory (Linux) for the file alone, without logits, and for all.
 """
 
 import argparse

@@ -127,10 +127,14 @@ def _convert_again() -> str:
     return say(" Convert the release again with `bq convert`.", "请用 `bq convert` 重新转换原版发布。")
 
 
+def _repair() -> str:
+    return say(" `bq repair` mends it.", "可用 `bq repair` 修复。")
+
+
 def _for_other_programs() -> str:
     return say(
-        " bq does without; for other programs, convert the release again.",
-        "bq 不需要它；若用于其他程序，请重新转换原版发布。",
+        " bq does without; for other programs, `bq repair` mends it.",
+        "bq 不需要它；若用于其他程序，可用 `bq repair` 修复。",
     )
 
 
@@ -158,7 +162,7 @@ def _vocabulary_faults(file: GgufFile) -> Iterator[str]:
                 "its user-defined pieces are typed as ordinary ones, so texts get wrong token ids.",
                 "其用户自定义词元被标为普通词元，文本的词元 id 会出错。",
             )
-            + _convert_again()
+            + _repair()
         )
     if file.flag("tokenizer.ggml.add_space_prefix", True):  # llama.cpp's default for this kind of vocabulary
         yield (
@@ -230,7 +234,7 @@ def _output_faults(file: GgufFile, generation: int | None) -> Iterator[str]:
                 f"NormHead is not folded into output.weight (row norms {measured} instead of 1), so its answers are wrong.",
                 f"NormHead 未折入 output.weight（行范数为 {measured}，应为 1），因此回答是错的。",
             )
-            + _convert_again()
+            + _repair()
         )
     if is_normalised and noise == _NOISE and not claim and generation == 1:
         yield (

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from rich.segment import Segment
+from rich.style import Style
 from textual.color import Color
 from textual.filter import LineFilter
 from textual.geometry import Region
@@ -51,10 +52,10 @@ class Bare(Blank):
     """For one without border and padding, too: one line of spaces is made for all of its lines."""
 
     def render_lines(self, crop: Region) -> list[Strip]:
-        widget = cast(Widget, self)
-        line = Strip.blank(crop.width, widget.visual_style.rich_style)
+        background = cast(Widget, self).background_colors[1]
+        line = Strip.blank(crop.width, Style.from_color(bgcolor=background.rich_color))
         for one in self.get_line_filters():
-            line = line.apply_filter(one, widget.background_colors[1])
+            line = line.apply_filter(one, background)
         return [line] * crop.height
 
 

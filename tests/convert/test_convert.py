@@ -216,7 +216,7 @@ def test_a_source_may_be_named_by_folder_file_or_demo(tmp_path: Path, monkeypatc
 
 
 def test_the_plan_as_json_and_the_file_agree(tmp_path: Path) -> None:
-    from bq.tui.commands.convert import plan_data, plan_text
+    from bq.tui.conversion_plan import plan_data, plan_text
 
     write_checkpoint(tmp_path / "m-chat", SMALL)
     conversion = prepare(tmp_path / "m-chat", "Q5_K_M")

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFWriter
 
-from bq.convert import gguf_remains
 from bq.convert.convert import convert, prepare
-from bq.convert.gguf_remains import read_remains
-from bq.convert.inspect import MatrixReport, TypesReport, inspect
-from bq.convert.inspect_checkpoint import CheckpointReport, inspect_checkpoint
-from bq.convert.inspect_model import ModelReport, inspect_model, part_of
+from bq.convert.inspect import gguf_remains
+from bq.convert.inspect.checkpoint import CheckpointReport, inspect_checkpoint
+from bq.convert.inspect.gguf_remains import read_remains
+from bq.convert.inspect.inspect import MatrixReport, TypesReport, inspect
+from bq.convert.inspect.model import ModelReport, inspect_model, part_of
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.evaluation.figures import Figures, store_figures
 from tests.conftest import DEMO_CHECKPOINT

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pytest
 
 from bq.convert.convert import demo_checkpoint
-from bq.convert.repair import OUTPUT_TYPES, Repaired, RepairOptions, plan_repair, repair
-from bq.convert.repair_head import SCALED, fold_rows
+from bq.convert.repair.head import SCALED, fold_rows
+from bq.convert.repair.repair import OUTPUT_TYPES, Repaired, RepairOptions, plan_repair, repair
 from bq.runtime import ggml
 from bq.runtime.evaluation.decoder import open_decoder
 from bq.runtime.ggml import GgmlType

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bq.convert import repair_check
-from bq.convert.gguf_rewrite import Rewrite, raw_keys
-from bq.convert.repair import RepairOptions, plan_repair, repair
-from bq.convert.repair_metadata import name_file
+from bq.convert.repair import check as repair_check
+from bq.convert.repair.gguf_rewrite import Rewrite, raw_keys
+from bq.convert.repair.metadata import name_file
+from bq.convert.repair.repair import RepairOptions, plan_repair, repair
 from bq.runtime.gguf_file import GgufFile, read_gguf
 from tests.support.broken_gguf import broken
 from tests.support.families import Family

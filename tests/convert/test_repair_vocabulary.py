@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import sentencepiece
 
-from bq.convert.repair import RepairOptions, plan_repair, repair
-from bq.convert.repair_vocabulary import right_vocabulary
+from bq.convert.repair.repair import RepairOptions, plan_repair, repair
+from bq.convert.repair.vocabulary import right_vocabulary
 from bq.convert.vocabulary import TokenType
 from bq.runtime.gguf_file import read_gguf
 from bq.runtime.tokenizer import load_tokenizer

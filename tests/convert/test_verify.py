@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bq.convert.convert import prepare
+from bq.convert.convert import convert, prepare
+from bq.convert.importance import Importance
 from bq.convert.quantizer import GGML
 from bq.convert.verify import weight_checks as weight_checks_module
 from bq.convert.verify.against import Against, check_against
@@ -20,6 +21,7 @@ from bq.convert.verify.file_checks import check_file
 from bq.convert.verify.weight_checks import judge, weight_checks
 from bq.runtime import ggml
 from bq.runtime.errors import UsageError
+from bq.runtime.evaluation.imatrix_file import ImportanceMatrix, Sums
 from bq.runtime.ggml import GgmlType
 from bq.runtime.gguf_file import read_gguf
 from tests.support import wrong_files as wrong
@@ -355,3 +357,20 @@ def test_blocks_that_another_build_rounds_otherwise_are_no_damage(
     (found,) = weight_checks(read_gguf(right), prepare(source_of(right), "F32"), None, 2, lambda *_: None)
     assert found.verdict == "pass"
     assert (found.details["exact"], found.details["close"]) == (65, 226)
+
+
+def test_a_file_made_with_an_importance_matrix_is_proven_with_it_and_close_without(
+    tmp_path: Path, converted: Convert
+) -> None:
+    source = source_of(converted("b2-7b", "Q8_0", **SMALL))
+    plain, rng = prepare(source, "Q4_0"), np.random.default_rng(0)
+    matrices = [tensor for tensor in plain.plan.tensors if len(tensor.shape) == 2]
+    sums = {one.name: Sums(rng.uniform(0.1, 9, one.columns).astype(np.float32), 1.0) for one in matrices}
+    importance = Importance(ImportanceMatrix(sums, ("text",), 1, 512), "imatrix.gguf")
+    path = tmp_path / "x.gguf"
+    convert(prepare(source, "Q4_0", importance=importance), path, 2)
+    assert faults(alone(path)) == []
+    for known, exact in ((importance, 291), (None, 66)):  # the norms, and output.weight in Q8_0, need none
+        (found,) = weight_checks(read_gguf(path), prepare(source, "F32"), known, 2, lambda *_: None)
+        assert (found.verdict, found.details["tensors"]) == ("pass", 291)
+        assert found.details["exact"] == exact

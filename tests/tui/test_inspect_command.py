@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from bq.runtime.evaluation.figures import Figures, store_figures
 from bq.runtime.evaluation.imatrix_file import ImportanceMatrix, Sums, write_imatrix
 from bq.runtime.language import set_language
-from bq.tui.inspect_words import printable, size_text, wrapped
+from bq.tui.inspect.words import printable, size_text, wrapped
 from bq.tui.main import run
 from bq.tui.table import width
 from tests.support.families import Shape, write_checkpoint

@@ -9,7 +9,7 @@ from bq.runtime.errors import UsageError
 from bq.runtime.language import say
 
 if TYPE_CHECKING:
-    from bq.convert.inspect import Report
+    from bq.convert.inspect.inspect import Report
 
 
 @click.command(
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help=say("Print everything as JSON.", "以 JSON 输出全部内容。"))
 def command(source: str, metadata: bool, tensors: bool, vocabulary: bool, with_all: bool, as_json: bool) -> int:
     """Look and print; the exit status is 1 where something is wrong that bq cannot do without."""
-    from bq.convert.inspect import inspect
-    from bq.tui.inspect_data import as_data, to_json
+    from bq.convert.inspect.inspect import inspect
+    from bq.tui.inspect.data import as_data, to_json
 
     if not source:
         raise UsageError(
@@ -55,24 +55,24 @@ def command(source: str, metadata: bool, tensors: bool, vocabulary: bool, with_a
 
 
 def _summary(report: "Report", with_all: bool) -> Iterator[str]:
-    from bq.convert.inspect import MatrixReport, TypesReport
-    from bq.convert.inspect_model import ModelReport
-    from bq.tui import inspect_model, inspect_others
+    from bq.convert.inspect.inspect import MatrixReport, TypesReport
+    from bq.convert.inspect.model import ModelReport
+    from bq.tui.inspect import model, others
 
     if isinstance(report, ModelReport):
-        return inspect_model.summary(report)
+        return model.summary(report)
     if isinstance(report, MatrixReport):
-        return inspect_others.matrix_summary(report, with_all)
+        return others.matrix_summary(report, with_all)
     if isinstance(report, TypesReport):
-        return inspect_others.types_summary(report, with_all)
-    return inspect_others.checkpoint_summary(report, with_all)
+        return others.types_summary(report, with_all)
+    return others.checkpoint_summary(report, with_all)
 
 
 def _lists(report: "Report", wanted: set[str]) -> Iterator[str]:
     """The lists that were asked for and that a report of this kind has, the longest at the end."""
-    from bq.convert.inspect_checkpoint import CheckpointReport
-    from bq.convert.inspect_model import ModelReport
-    from bq.tui.inspect_lists import config_list, metadata_list, stored_list, tensor_list, vocabulary_list
+    from bq.convert.inspect.checkpoint import CheckpointReport
+    from bq.convert.inspect.model import ModelReport
+    from bq.tui.inspect.lists import config_list, metadata_list, stored_list, tensor_list, vocabulary_list
 
     if not isinstance(report, ModelReport | CheckpointReport):
         return
@@ -86,8 +86,8 @@ def _lists(report: "Report", wanted: set[str]) -> Iterator[str]:
 
 def _faults(report: "Report") -> Iterator[str]:
     """What is wrong, a line each; only the errors of this program's own making are certain to be printable."""
-    from bq.convert.inspect_model import ModelReport
-    from bq.tui.inspect_words import printable
+    from bq.convert.inspect.model import ModelReport
+    from bq.tui.inspect.words import printable
 
     warnings = report.warnings if isinstance(report, ModelReport) else ()
     lines = [say("Warning: ", "警告：") + printable(one) for one in warnings]
@@ -98,7 +98,7 @@ def _faults(report: "Report") -> Iterator[str]:
 
 def _hint(report: "Report") -> str:
     """What else there is to see."""
-    from bq.convert.inspect import MatrixReport, TypesReport
+    from bq.convert.inspect.inspect import MatrixReport, TypesReport
 
     if isinstance(report, MatrixReport | TypesReport):
         return say("More: --all, or --json for everything as data.", "更多：--all，或用 --json 以数据形式输出全部。")

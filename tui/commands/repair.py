@@ -14,7 +14,7 @@ from bq.tui.table import gib
 _ARROW = "\n  → "
 
 if TYPE_CHECKING:
-    from bq.convert.repair import Repair
+    from bq.convert.repair.repair import Repair
 
 
 @click.command(
@@ -90,7 +90,7 @@ def command(
     force: bool,
 ) -> int:
     """Look, then print the findings or write the repaired file; 1 for what cannot be repaired."""
-    from bq.convert.repair import RepairOptions, check_output, plan_repair
+    from bq.convert.repair.repair import RepairOptions, check_output, plan_repair
 
     if as_json and not dry_run:
         raise UsageError(say("--json goes with --dry-run.", "--json 须与 --dry-run 合用。"))
@@ -111,7 +111,7 @@ def command(
 
 def _type_name(text: str | None) -> str | None:
     """The type as llama.cpp writes it. Raises UsageError with those there are."""
-    from bq.convert.repair import OUTPUT_TYPES
+    from bq.convert.repair.repair import OUTPUT_TYPES
 
     if text is not None and text.upper() not in OUTPUT_TYPES:
         raise UsageError(
@@ -122,7 +122,7 @@ def _type_name(text: str | None) -> str | None:
 
 
 def _repair(plan: "Repair", out: Path, threads: int | None, force: bool) -> None:
-    from bq.convert.repair import repair
+    from bq.convert.repair.repair import repair
     from bq.runtime.cpu import usable_cores
     from bq.tui.progress import ProgressLine
 

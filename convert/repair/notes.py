@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from bq.convert.identity import Identity
-from bq.convert.repair_findings import Finding, has_own_prompt
-from bq.convert.repair_head import OUTPUT, Head
-from bq.convert.repair_metadata import Named
-from bq.convert.repair_vocabulary import RightVocabulary
+from bq.convert.repair.findings import Finding, has_own_prompt
+from bq.convert.repair.head import OUTPUT, Head
+from bq.convert.repair.metadata import Named
+from bq.convert.repair.vocabulary import RightVocabulary
 from bq.runtime.gguf_file import GgufFile
 from bq.runtime.language import Both
 

@@ -5,14 +5,14 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from bq.runtime.language import say
-from bq.tui.inspect_model import kind_text
-from bq.tui.inspect_words import piece_text, shown, size_text, value_text
+from bq.tui.inspect.model import kind_text
+from bq.tui.inspect.words import piece_text, shown, size_text, value_text
 from bq.tui.table import table, width
 
 if TYPE_CHECKING:
-    from bq.convert.inspect_checkpoint import CheckpointReport
-    from bq.convert.inspect_model import ModelReport
-    from bq.convert.inspect_vocabulary import VocabularyReport
+    from bq.convert.inspect.checkpoint import CheckpointReport
+    from bq.convert.inspect.model import ModelReport
+    from bq.convert.inspect.vocabulary import VocabularyReport
 
 _LONGEST_VALUE = 200
 _LONGEST_PIECE = 60
@@ -72,7 +72,7 @@ def vocabulary_list(vocabulary: "VocabularyReport") -> Iterator[str]:
 
 def _piece_lines(vocabulary: "VocabularyReport") -> Iterator[str]:
     """Only the widths of the first columns are known beforehand: a table of 125,696 rows takes seconds to measure."""
-    from bq.convert.inspect_vocabulary import kind_name
+    from bq.convert.inspect.vocabulary import kind_name
 
     names = {kind: kind_text(kind_name(kind)) for kind in set(vocabulary.types)}
     head = say("TYPE", "类型")

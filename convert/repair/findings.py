@@ -7,9 +7,9 @@ from typing import Literal
 
 from bq.convert.identity import Identity
 from bq.convert.metadata import chat_template
-from bq.convert.repair_head import OUTPUT, SCALED, Head
-from bq.convert.repair_metadata import EOT_KEY, TEMPLATE_KEY
-from bq.convert.repair_vocabulary import SCORES, TOKENS, TYPES, RightVocabulary, role_ids
+from bq.convert.repair.head import OUTPUT, SCALED, Head
+from bq.convert.repair.metadata import EOT_KEY, TEMPLATE_KEY
+from bq.convert.repair.vocabulary import SCORES, TOKENS, TYPES, RightVocabulary, role_ids
 from bq.convert.vocabulary import TokenType
 from bq.runtime.ggml import GgmlType
 from bq.runtime.gguf_file import GgufFile

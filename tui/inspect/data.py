@@ -13,7 +13,7 @@ from bq.runtime.errors import BqError
 from bq.tui.harmless import CONTROLS
 
 if TYPE_CHECKING:
-    from bq.convert.inspect import Report
+    from bq.convert.inspect.inspect import Report
 
 _LISTS = ("pieces", "types", "scores")  # of a vocabulary; a GGUF file's metadata has them already
 # What JSON leaves as it is and a terminal may obey, and halves of characters that no encoding has.
@@ -22,8 +22,8 @@ _UNSAFE = re.compile(f"[{CONTROLS}\ud800-\udfff]")
 
 def as_data(report: "Report") -> dict[str, Any]:
     """The report, beginning with its kind: "model", "checkpoint", "imatrix" or "types"."""
-    from bq.convert.inspect import MatrixReport, TypesReport
-    from bq.convert.inspect_model import ModelReport
+    from bq.convert.inspect.inspect import MatrixReport, TypesReport
+    from bq.convert.inspect.model import ModelReport
 
     data: dict[str, Any] = plain(report)
     if isinstance(report, ModelReport):

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from bq.convert.convert import find_source
-from bq.convert.gguf_remains import Remains, read_remains
-from bq.convert.inspect_checkpoint import CheckpointReport, inspect_checkpoint
-from bq.convert.inspect_model import ModelReport, describe_model
+from bq.convert.inspect.checkpoint import CheckpointReport, inspect_checkpoint
+from bq.convert.inspect.gguf_remains import Remains, read_remains
+from bq.convert.inspect.model import ModelReport, describe_model
 from bq.convert.type_plan import FORMAT, TypePlan, read_type_plan
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.evaluation.imatrix_file import ImportanceMatrix, read_imatrix

@@ -5,14 +5,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bq.convert.gguf_rewrite import Rewrite, raw_keys
 from bq.convert.identity import Identity
 from bq.convert.norm_head import NormHead
-from bq.convert.repair_findings import Finding, find_faults
-from bq.convert.repair_head import OUTPUT, Head, judge_head
-from bq.convert.repair_metadata import HEAD_KEYS, identify_file, name_file, new_keys, replaced_names, wanted_keys
-from bq.convert.repair_notes import find_notes
-from bq.convert.repair_vocabulary import RightVocabulary, right_vocabulary
+from bq.convert.repair.findings import Finding, find_faults
+from bq.convert.repair.gguf_rewrite import Rewrite, raw_keys
+from bq.convert.repair.head import OUTPUT, Head, judge_head
+from bq.convert.repair.metadata import HEAD_KEYS, identify_file, name_file, new_keys, replaced_names, wanted_keys
+from bq.convert.repair.notes import find_notes
+from bq.convert.repair.vocabulary import RightVocabulary, right_vocabulary
 from bq.runtime.cpu import usable_cores
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.ggml import GgmlType, block_size

@@ -3,11 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-from bq.convert.gguf_rewrite import checksum_of
 from bq.convert.read_back import _check_token_ids
-from bq.convert.repair_findings import has_own_prompt
-from bq.convert.repair_head import OUTPUT
-from bq.convert.repair_plan import Repair, plan_repair
+from bq.convert.repair.findings import has_own_prompt
+from bq.convert.repair.gguf_rewrite import checksum_of
+from bq.convert.repair.head import OUTPUT
+from bq.convert.repair.plan import Repair, plan_repair
 from bq.convert.verify.file_checks import check_file
 from bq.runtime.errors import BqError
 from bq.runtime.language import Both, say

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from bq.convert.gguf_rewrite import changed_meanwhile
+from bq.convert.repair.gguf_rewrite import changed_meanwhile
 from bq.convert.rows import normalise_rows
 from bq.convert.verify.limits import norm_noise
 from bq.convert.verify.value_checks import scan

@@ -16,8 +16,8 @@ from bq.convert.config import POSITIONS, ModelConfig, read_config
 from bq.convert.convert import Conversion, in_mixture, prepare, with_importance
 from bq.convert.identity import folder_roles
 from bq.convert.importance import TO_COME
-from bq.convert.inspect_model import ModelShape
-from bq.convert.inspect_vocabulary import VocabularyReport, vocabulary_of_tokenizer
+from bq.convert.inspect.model import ModelShape
+from bq.convert.inspect.vocabulary import VocabularyReport, vocabulary_of_tokenizer
 from bq.convert.mixture import ALL_MIXTURES, DEFAULT_MIXTURE
 from bq.convert.safetensors_file import read_safetensors_file
 from bq.convert.source import ITEM_SIZES, SourceTensor

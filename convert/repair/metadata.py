@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
 from bq.convert.config import ModelConfig
-from bq.convert.gguf_rewrite import ARRAY, encoded
 from bq.convert.identity import DEFAULT_MAX_NEW_TOKENS, VARIANTS, Identity
 from bq.convert.metadata import ARCHITECTURE, add_metadata
 from bq.convert.mixture import DEFAULT_MIXTURE, find_mixture
 from bq.convert.norm_head import NormHead
-from bq.convert.repair_vocabulary import RightVocabulary, role_ids
+from bq.convert.repair.gguf_rewrite import ARRAY, encoded
+from bq.convert.repair.vocabulary import RightVocabulary, role_ids
 from bq.runtime.errors import UsageError
 from bq.runtime.gguf_file import GgufFile
 from bq.runtime.known import describe_file

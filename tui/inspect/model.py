@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from bq.runtime.language import say
-from bq.tui.commands.convert import count_text
-from bq.tui.inspect_words import comma, flag_text, piece_text, printable, rows_text, shown, size_text
+from bq.tui.conversion_plan import count_text
+from bq.tui.inspect.words import comma, flag_text, piece_text, printable, rows_text, shown, size_text
 from bq.tui.table import table, width
 
 if TYPE_CHECKING:
-    from bq.convert.inspect_model import Group, ModelReport, ModelShape
-    from bq.convert.inspect_vocabulary import SpecialToken, VocabularyReport
+    from bq.convert.inspect.model import Group, ModelReport, ModelShape
+    from bq.convert.inspect.vocabulary import SpecialToken, VocabularyReport
 
 _MOST_GROUPS, _MOST_DETAILS, _MOST_FIGURES = 16, 8, 3
 _SAMPLES_CELLS = 70

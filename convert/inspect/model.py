@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bq.convert.config import POSITIONS
-from bq.convert.gguf_remains import Remains, TensorLine, read_remains
-from bq.convert.inspect_vocabulary import VocabularyReport, vocabulary_of_file
+from bq.convert.inspect.gguf_remains import Remains, TensorLine, read_remains
+from bq.convert.inspect.vocabulary import VocabularyReport, vocabulary_of_file
 from bq.runtime.errors import BqError
 from bq.runtime.evaluation.figures import Figures, read_figures
 from bq.runtime.gguf_file import GgufFile

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from bq.runtime.language import say
-from bq.tui.commands.convert import count_text
-from bq.tui.inspect_model import (
+from bq.tui.conversion_plan import count_text
+from bq.tui.inspect.model import (
     generation_text,
     kinds_table,
     norm_head_text,
@@ -14,12 +14,12 @@ from bq.tui.inspect_model import (
     variant_text,
     vocabulary_rows,
 )
-from bq.tui.inspect_words import comma, printable, rows_text, shown, size_text
+from bq.tui.inspect.words import comma, printable, rows_text, shown, size_text
 from bq.tui.table import table
 
 if TYPE_CHECKING:
-    from bq.convert.inspect import MatrixEntry, MatrixReport, TypesReport
-    from bq.convert.inspect_checkpoint import CheckpointReport, Possible, WeightFile
+    from bq.convert.inspect.checkpoint import CheckpointReport, Possible, WeightFile
+    from bq.convert.inspect.inspect import MatrixEntry, MatrixReport, TypesReport
 
 _MOST_FILES, _MOST_DATASETS, _MOST_ENTRIES = 12, 6, 4
 # Of the mixtures, those that most people choose between; --all shows every one.

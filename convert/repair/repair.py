@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bq.convert.gguf_rewrite import write_rewrite
 from bq.convert.output_file import check_files, steady, writing
-from bq.convert.repair_check import check_repaired
-from bq.convert.repair_head import folded_rows
-from bq.convert.repair_plan import OUTPUT_TYPES, Repair, RepairOptions, disk_errors, plan_repair
+from bq.convert.repair.check import check_repaired
+from bq.convert.repair.gguf_rewrite import write_rewrite
+from bq.convert.repair.head import folded_rows
+from bq.convert.repair.plan import OUTPUT_TYPES, Repair, RepairOptions, disk_errors, plan_repair
 from bq.convert.write import Progress
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.ggml import block_size

@@ -1,0 +1,1 @@
+"""Mends files that older converters made wrong."""

@@ -1,0 +1,1 @@
+"""Shows what `bq inspect` found: a summary, the long lists, or data."""
