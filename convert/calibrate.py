@@ -15,7 +15,8 @@ from bq.convert.mixture import find_mixture
 from bq.convert.output_file import check_files
 from bq.convert.write import Progress
 from bq.runtime.atomic_file import in_use
-from bq.runtime.evaluation.imatrix import Text, Watch, gather
+from bq.runtime.evaluation.imatrix import Watch, gather
+from bq.runtime.evaluation.request import Text
 
 _EXACT_WEIGHTS = 1_000_000_000  # up to here 2 GB of BF16
 

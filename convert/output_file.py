@@ -9,25 +9,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bq.runtime.atomic_file import part_path, replacing
-from bq.runtime.errors import BqError, UsageError
+from bq.runtime.errors import BqError
 from bq.runtime.language import say
+from bq.runtime.output_path import check_output, refuse_existing
 
 
 def check_files(paths: Sequence[Path], force: bool, need_bytes: int = 0) -> None:
     """Raise UsageError or BqError if a path exists, its folder does not, or the disk has too little space for all files."""
     for out in paths:
-        if out.exists() and not out.is_file():
-            raise UsageError(
-                say(f"{out} is a folder or a device.", f"{out} 是文件夹或设备。"),
-                say("Give a file name with -o.", "请用 -o 给出文件名。"),
-            )
-        if not force:
-            _refuse_existing(out)
-        if not out.parent.is_dir():
-            raise UsageError(
-                say(f"There is no folder {out.parent}.", f"没有文件夹 {out.parent}。"),
-                say("Make it first, or give another -o.", "请先创建，或用 -o 指定其他位置。"),
-            )
+        check_output(out, force)
     folder = paths[0].parent
     left_behind = sum(part.stat().st_size for part in map(part_path, paths) if part.exists())  # and cleared
     free = shutil.disk_usage(folder).free + left_behind
@@ -45,14 +35,6 @@ def check_files(paths: Sequence[Path], force: bool, need_bytes: int = 0) -> None
         )
 
 
-def _refuse_existing(out: Path) -> None:
-    if out.exists():
-        raise UsageError(
-            say(f"{out} exists already.", f"{out} 已存在。"),
-            say("Use --force to replace it, or -o for another name.", "用 --force 覆盖，或用 -o 指定其他名称。"),
-        )
-
-
 @contextmanager
 def writing(out: Path, force: bool = False) -> Iterator[Path]:
     """The path to write to; renamed to `out` when the block ends well, removed when it does not.
@@ -62,7 +44,7 @@ def writing(out: Path, force: bool = False) -> Iterator[Path]:
     with replacing(out) as part:
         yield part
         if not force:  # it may have appeared since the work began
-            _refuse_existing(out)
+            refuse_existing(out)
 
 
 _SYNC_BYTES = 64 << 20

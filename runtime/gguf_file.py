@@ -2,7 +2,7 @@
 
 llama.cpp ends the process on a bad file; this reader raises one clear error instead. It reads metadata and the
 directory of tensors (GGUF version 2 and 3, docs/gguf.md of ggml), never the weights. What a Baichuan model needs of
-them is the business of bq.runtime.structure.
+them is the business of bq.runtime.structure. Who only wants to look at a file, not to run it, takes `read_header`.
 """
 
 import math
@@ -64,7 +64,8 @@ class GgufFile:
     """A checked GGUF file: metadata by key, tensors by name.
 
     `kinds` has the type of each value as llama.cpp calls it, "u32" or "str", and "[f32]" for an array of them. Strings in
-    arrays keep bytes that are no UTF-8 as surrogates: two pieces that differ stay different.
+    arrays keep bytes that are no UTF-8 as surrogates: two pieces that differ stay different. `places` has the first byte of
+    each key and the one after its value, for copying them as they are.
     """
 
     path: Path
@@ -72,6 +73,7 @@ class GgufFile:
     tensors: dict[str, TensorEntry]
     size_bytes: int
     kinds: Mapping[str, str] = field(default_factory=dict)
+    places: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def text(self, key: str, default: str = "") -> str:
         """A string value, or `default` if it is missing or of another type."""
@@ -101,12 +103,64 @@ class GgufFile:
             return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
 
+@dataclass(frozen=True)
+class Claim:
+    """A tensor as the directory has it: the number of its type, and its offset in the data, may be any."""
+
+    name: str
+    kind: int
+    shape: tuple[int, ...]
+    offset: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """The header of a file up to its first `fault`; only `place_tensors` checks what it claims of tensors.
+
+    `end_byte` is where reading ended: behind the directory if there is no fault.
+    """
+
+    path: Path
+    size_bytes: int
+    metadata: dict[str, Any]
+    kinds: Mapping[str, str]
+    places: Mapping[str, tuple[int, int]]
+    claims: tuple[Claim, ...]
+    end_byte: int
+    fault: BqError | None
+
+    @property
+    def alignment(self) -> int | None:
+        """The file's own or the usual one; None for one that llama.cpp does not take."""
+        value = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+        if self.kinds.get("general.alignment", "u32") != "u32" or value & (value - 1):
+            return None
+        return int(value) if DEFAULT_ALIGNMENT <= value <= 1 << 16 else None
+
+    @property
+    def data_start(self) -> int | None:
+        """The first byte of the data, None where the header does not tell."""
+        alignment = self.alignment
+        return None if self.fault or alignment is None else -(-self.end_byte // alignment) * alignment
+
+
 class _Bad(Exception):
     """A claim of the file does not hold; the text says which."""
 
 
+_FAULTS = (_Bad, struct.error, ValueError, OverflowError)
+
+
 def read_gguf(path: Path) -> GgufFile:
     """Read and check the header of `path`. Raises BqError naming what is wrong."""
+    header = read_header(path)
+    if header.fault is not None:
+        raise header.fault
+    return place_tensors(header)
+
+
+def read_header(path: Path) -> Header:
+    """As much of the header as is sound. Raises BqError for what cannot be read or is no GGUF file of a known version."""
     try:
         size = path.stat().st_size  # before it is opened: a named pipe would wait there for a writer
         if size == 0:
@@ -133,13 +187,24 @@ def read_gguf(path: Path) -> GgufFile:
             say(f"{path} cannot be read: {error.strerror or error}.", f"无法读取 {path}：{error.strerror or error}。"),
             say("Check that it is a file that you may read.", "请检查它是否是文件，以及是否有读取权限。"),
         ) from None
-    except (_Bad, struct.error, ValueError, OverflowError) as error:
-        raise BqError(
-            say(f"{path.name} is no whole GGUF file: {error}.", f"{path.name} 不是完整的 GGUF 文件：{error}。"),
-            say(
-                "Convert it again with `bq convert`, or download it again.", "请用 `bq convert` 重新转换，或重新下载。"
-            ),
-        ) from None
+    except _FAULTS as error:
+        raise _not_whole(path, error) from None
+
+
+def place_tensors(header: Header) -> GgufFile:
+    """The file of a header without fault, its tensors checked. Raises BqError naming the first that cannot be there."""
+    try:
+        tensors = _placed(header)
+    except _Bad as error:
+        raise _not_whole(header.path, error) from None
+    return GgufFile(header.path, header.metadata, tensors, header.size_bytes, header.kinds, header.places)
+
+
+def _not_whole(path: Path, error: Exception) -> BqError:
+    return BqError(
+        say(f"{path.name} is no whole GGUF file: {error}.", f"{path.name} 不是完整的 GGUF 文件：{error}。"),
+        say("Convert it again with `bq convert`, or download it again.", "请用 `bq convert` 重新转换，或重新下载。"),
+    )
 
 
 def _refuse_other(head: bytes) -> None:
@@ -156,19 +221,36 @@ def _refuse_other(head: bytes) -> None:
 
 
 class _Reader:
+    """Reads one thing after the other; where it meets a fault, what it has read stays."""
+
     def __init__(self, data: mmap.mmap, size: int) -> None:
         self.data = data
         self.size = size
         self.at = 0
         self.elements = self.text_bytes = 0
+        self.metadata: dict[str, Any] = {}
+        self.kinds: dict[str, str] = {}
+        self.places: dict[str, tuple[int, int]] = {}
+        self.claims: list[Claim] = []
 
-    def read(self, path: Path) -> GgufFile:
+    def read(self, path: Path) -> Header:
         self.take(len(MAGIC))
+        self.version()
+        fault = None
+        try:
+            self.keys_and_claims()
+        except _FAULTS as error:
+            fault = _not_whole(path, error)
+        return Header(path, self.size, self.metadata, self.kinds, self.places, tuple(self.claims), self.at, fault)
+
+    def version(self) -> None:
         version = self.scalar("I")
         if version & 0xFFFF == 0 and version:
             raise _Bad(say("it was made for big-endian machines", "它是为大端序机器生成的"))
         if version not in (2, 3):
             raise _Bad(say(f"its version is {version}, known are 2 and 3", f"版本为 {version}，只支持 2 和 3"))
+
+    def keys_and_claims(self) -> None:
         tensor_count, key_count = self.scalar("Q"), self.scalar("Q")
         if tensor_count > MAX_TENSORS or key_count > MAX_KEYS:
             raise _Bad(
@@ -177,25 +259,18 @@ class _Reader:
                     f"声称有 {tensor_count} 个张量和 {key_count} 个键",
                 )
             )
-        metadata: dict[str, Any] = {}
-        kinds: dict[str, str] = {}
         for _ in range(key_count):
-            key = self.string()
-            if key in metadata or not key or "\0" in key:  # C compares keys up to a NUL
-                shown = repr(key[:_SHOWN])
-                raise _Bad(say(f"the key {shown} stands twice or is none", f"键 {shown} 重复或无效"))
-            kinds[key], metadata[key] = self.value(self.scalar("I"))
-        entries = [self.entry() for _ in range(tensor_count)]
-        alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-        if (
-            kinds.get("general.alignment", "u32") != "u32"
-            or not DEFAULT_ALIGNMENT <= alignment <= 1 << 16
-            or alignment & (alignment - 1)
-        ):
-            shown = repr(alignment)[:_SHOWN]
-            raise _Bad(say(f"its alignment is {shown}", f"对齐值为 {shown}"))
-        data_start = -(-self.at // alignment) * alignment
-        return GgufFile(path, metadata, self.placed(entries, data_start, alignment), self.size, kinds)
+            self.key()
+        for _ in range(tensor_count):
+            self.claims.append(self.claim())
+
+    def key(self) -> None:
+        start, key = self.at, self.string()
+        if key in self.metadata or not key or "\0" in key:  # C compares keys up to a NUL
+            shown = repr(key[:_SHOWN])
+            raise _Bad(say(f"the key {shown} stands twice or is none", f"键 {shown} 重复或无效"))
+        self.kinds[key], self.metadata[key] = self.value(self.scalar("I"))
+        self.places[key] = start, self.at
 
     def take(self, count: int) -> bytes:
         if count > self.size - self.at:
@@ -261,7 +336,7 @@ class _Reader:
             raise _Bad(say("its strings reach beyond its end", "其字符串超出文件末尾"))
         return found
 
-    def entry(self) -> tuple[str, GgmlType, tuple[int, ...], int]:
+    def claim(self) -> Claim:
         name = self.string()
         dims = self.scalar("I")
         if not 0 < len(name.encode()) < MAX_NAME or "\0" in name or not 1 <= dims <= 4:
@@ -269,38 +344,55 @@ class _Reader:
             raise _Bad(say(f"the tensor {shown} has {dims} dimensions", f"张量 {shown} 有 {dims} 维"))
         sizes = [self.scalar("Q") for _ in range(dims)]
         kind, offset = self.scalar("I"), self.scalar("Q")
-        if kind not in GgmlType.__members__.values():
-            raise _Bad(say(f"{name} has type {kind}, which bq does not know", f"{name} 的类型 {kind} 不被支持"))
         if any(not 0 < n < 1 << 40 for n in sizes) or math.prod(sizes) >= 1 << 60:
             raise _Bad(say(f"{name} has the shape {sizes}", f"{name} 的形状为 {sizes}"))
-        return name, GgmlType(kind), tuple(reversed(sizes)), offset
+        return Claim(name, kind, tuple(reversed(sizes)), offset)
 
-    def placed(
-        self, entries: list[tuple[str, GgmlType, tuple[int, ...], int]], data_start: int, alignment: int
-    ) -> dict[str, TensorEntry]:
-        """Entries with their bytes: one behind the other in the order of the directory, as llama.cpp wants them."""
-        tensors: dict[str, TensorEntry] = {}
-        expected = 0
-        for name, kind, shape, offset in entries:
-            weights, block_bytes = block_size(kind)
-            size = math.prod(shape) // weights * block_bytes
-            if name in tensors or shape[-1] % weights:
-                raise _Bad(say(f"{name} stands twice or has broken rows", f"{name} 重复或行宽不合"))
-            start = data_start + offset
-            if offset != expected:
-                raise _Bad(
-                    say(
-                        f"{name} lies at byte {start:,}, and the tensor before it ends at {data_start + expected:,}",
-                        f"{name} 位于第 {start:,} 字节，而前一个张量结束于第 {data_start + expected:,} 字节",
-                    )
+
+def _placed(header: Header) -> dict[str, TensorEntry]:
+    """Tensors with their bytes: one behind the other in the order of the directory, as llama.cpp wants them."""
+    alignment, data_start = header.alignment, header.data_start
+    if alignment is None or data_start is None:
+        shown = repr(header.metadata["general.alignment"])[:_SHOWN]
+        raise _Bad(say(f"its alignment is {shown}", f"对齐值为 {shown}"))
+    tensors: dict[str, TensorEntry] = {}
+    expected = 0
+    for claim in header.claims:
+        entry = _entry(claim, data_start)
+        if claim.name in tensors:
+            raise _Bad(say(f"{claim.name} stands twice", f"{claim.name} 重复"))
+        if claim.offset != expected:
+            start, end = f"{entry.start:,}", f"{data_start + expected:,}"
+            raise _Bad(
+                say(
+                    f"{claim.name} lies at byte {start}, and the tensor before it ends at {end}",
+                    f"{claim.name} 位于第 {start} 字节，而前一个张量结束于第 {end} 字节",
                 )
-            if start + size > self.size:
-                raise _Bad(
-                    say(
-                        f"{name} should lie at bytes {start:,} to {start + size:,} of {self.size:,}",
-                        f"{name} 应位于第 {start:,} 至 {start + size:,} 字节，而文件只有 {self.size:,} 字节",
-                    )
+            )
+        end_byte = entry.start + entry.size_bytes
+        if end_byte > header.size_bytes:
+            raise _Bad(
+                say(
+                    f"{claim.name} should lie at bytes {entry.start:,} to {end_byte:,} of {header.size_bytes:,}",
+                    f"{claim.name} 应位于第 {entry.start:,} 至 {end_byte:,} 字节，而文件只有 {header.size_bytes:,} 字节",
                 )
-            tensors[name] = TensorEntry(name, kind, shape, start, size)
-            expected = -(-(offset + size) // alignment) * alignment
-        return tensors
+            )
+        tensors[claim.name] = entry
+        expected = -(-(claim.offset + entry.size_bytes) // alignment) * alignment
+    return tensors
+
+
+def _entry(claim: Claim, data_start: int) -> TensorEntry:
+    name, kind = claim.name, claim.kind
+    if kind not in GgmlType.__members__.values():
+        raise _Bad(say(f"{name} has type {kind}, which bq does not know", f"{name} 的类型 {kind} 不被支持"))
+    weights, block_bytes = block_size(GgmlType(kind))
+    if claim.shape[-1] % weights:
+        raise _Bad(
+            say(
+                f"{name} has rows of {claim.shape[-1]:,} weights, no whole blocks of {GgmlType(kind).name}",
+                f"{name} 每行 {claim.shape[-1]:,} 个权重，不是 {GgmlType(kind).name} 的整数块",
+            )
+        )
+    size = math.prod(claim.shape) // weights * block_bytes
+    return TensorEntry(name, GgmlType(kind), claim.shape, data_start + claim.offset, size)

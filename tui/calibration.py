@@ -21,10 +21,11 @@ def calibrated(
     from bq.runtime.cpu import usable_cores
     from bq.runtime.evaluation.imatrix import Watch
     from bq.tui.answer import stop_on_interrupt
-    from bq.tui.commands.imatrix import _bundled, _Line, _read_text
+    from bq.tui.commands.imatrix import ChunkLine
     from bq.tui.progress import ProgressLine
+    from bq.tui.texts import texts_named
 
-    given = [_read_text(Path(text).expanduser()) for text in texts] or [_bundled()]
+    given = texts_named(texts, "calibration")
     check_space(conversions[0], paths[0])
     aside = calibration_file(conversions[0])
     _note(
@@ -33,7 +34,7 @@ def calibrated(
             f"第 1 步（共 3 步）：写 {aside.mixture.name} 临时文件，{gib(aside.size_bytes)} GiB，用后删除。",
         )
     )
-    written, line = ProgressLine(), _Line()
+    written, line = ProgressLine(), ChunkLine()
     try:
         with gathering(conversions[0], paths[0], threads or usable_cores(), written) as path:
             written.clear()

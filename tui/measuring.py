@@ -1,14 +1,14 @@
-"""What `bq eval` needs beside the measuring itself: the text, the reference that was named, and the line of its progress."""
+"""What `bq eval` needs beside the measuring itself: the reference that was named, and the line of its progress."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from bq.runtime.errors import BqError, UsageError
+from bq.runtime.errors import UsageError
 from bq.runtime.language import say
 from bq.tui.progress import Redrawn, bar, time_left
-from bq.tui.user_files import file_named, path_named
+from bq.tui.user_files import path_named
 
 if TYPE_CHECKING:
     from bq.convert.verify.forward import Forward
@@ -16,42 +16,10 @@ if TYPE_CHECKING:
     from bq.runtime.evaluation.comparison import Comparison
     from bq.runtime.evaluation.perplexity import Rows
     from bq.runtime.evaluation.reference import Reference
-    from bq.runtime.evaluation.request import Step, Text, Watcher, Wish
+    from bq.runtime.evaluation.request import Step, Watcher, Wish
 
-_MOST_TEXT_BYTES = 256 << 20
 _TOKENS_OF_A_PASS = 8192  # through a checkpoint: their activations take some hundred MB of a 7B
 _SHOWN = 28  # characters of a file's name in the progress line
-
-
-def read_text(given: str | None) -> "Text":
-    """The text of a file, else the bundled one. Raises UsageError for what is no text."""
-    from bq.runtime.evaluation.request import Text
-    from bq.runtime.evaluation.texts import TEXT_NAME, sample_text
-
-    if given is None:
-        return Text(TEXT_NAME, sample_text("evaluation"))
-    path = file_named(given)
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MOST_TEXT_BYTES + 1)
-        if len(data) > _MOST_TEXT_BYTES:
-            raise UsageError(
-                say(f"{path} is longer than 256 MiB.", f"{path} 超过 256 MiB。"),
-                say("Give a part of it.", "请只给出一部分。"),
-            )
-        return Text(path.name, data.decode("utf-8").removeprefix("\ufeff"))
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            say(
-                f"{path} is no UTF-8 text: byte {error.start + 1}.",
-                f"{path} 不是 UTF-8 文本：第 {error.start + 1} 字节。",
-            ),
-            say("Give it as UTF-8.", "请以 UTF-8 编码给出。"),
-        ) from None
-    except OSError as error:
-        raise BqError(
-            say(f"{path} cannot be read: {error.strerror}.", f"无法读取 {path}：{error.strerror}。")
-        ) from None
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Measurements that are kept: a search that was interrupted goes on where it was, and another size asks for none again."""
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -46,13 +47,13 @@ def read_kept(path: Path, key: Key) -> dict[tuple[str, GgmlType], float]:
         if not isinstance(data, dict) or {name: data.get(name) for name in key.as_data()} != key.as_data():
             return {}
         return dict(_measurement(entry) for entry in data["measurements"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return {}
 
 
 def _measurement(entry: Mapping[str, Any]) -> tuple[tuple[str, GgmlType], float]:
     harm = float(entry["divergence"])
-    if not harm < float("inf"):
+    if not math.isfinite(harm):
         raise ValueError("no divergence")
     return (str(entry["group"]), GgmlType[entry["type"]]), harm
 

@@ -7,21 +7,24 @@ decoded to see what it did.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
 
 from bq.convert import kernel_calls
+from bq.convert.importance import Importance, column_weights
 from bq.convert.kernel_calls import HAVE_KERNELS, Kernel
 from bq.convert.search.groups import Group
 from bq.runtime import ggml
 from bq.runtime.evaluation.editable import Editable, open_editable
-from bq.runtime.evaluation.imatrix_file import ImportanceMatrix
-from bq.runtime.evaluation.score import divergence, log_softmax
+from bq.runtime.evaluation.logits_file import LogitsFile, first_scored
+from bq.runtime.evaluation.perplexity import concatenate, decoder_rows
+from bq.runtime.evaluation.perplexity import measure as score_chunks
+from bq.runtime.evaluation.reference import Asked, Reference, temporary_base
+from bq.runtime.evaluation.score import Ids
 from bq.runtime.ggml import GgmlType, row_bytes
 from bq.runtime.gguf_file import GgufFile
 from bq.runtime.values import LoadOptions
@@ -38,7 +41,7 @@ class Source:
 
     file: GgufFile
     rows: ReadRows
-    importance: ImportanceMatrix | None = None
+    importance: Importance | None = None
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,9 @@ class Sample:
     context: int
 
     @property
-    def first(self) -> int:
-        """The first position that counts."""
-        return self.context // 2
+    def arrays(self) -> list[Ids]:
+        """The chunks as they are scored."""
+        return [np.array(chunk, np.int32) for chunk in self.chunks]
 
 
 @dataclass(frozen=True)
@@ -81,23 +84,23 @@ def measure(
     sample: Sample,
     options: LoadOptions,
     threads: int,
-    scratch: Path | None = None,
+    scratch: Path,
 ) -> Iterator[Measurement]:
     """One measurement for each group and format that is wanted, those of a group together.
 
-    The output of the unchanged model lies in a temporary file below `scratch` meanwhile. Raises BqError where the memory does not
-    hold the model.
+    The log probabilities of the unchanged model lie in a file without a name in `scratch` meanwhile. Raises BqError where the
+    memory does not hold the model, or the disk those.
     """
-    rounding = _Rounding.of(source, wanted)
-    with open_editable(source.file, sample.context, sample.first, options) as model, _workers(threads) as pool:
+    rounding, first = _Rounding.of(source, wanted), first_scored(sample.context)
+    with open_editable(source.file, sample.context, first, options) as model, _workers(threads) as pool:
         for name in source.file.tensors:
             _fill(model, source, name, pool)
-        with _Reference.of(model, sample, scratch) as reference:
+        with temporary_base(_as_it_is(model, sample), 0, scratch) as base:
             for group in dict.fromkeys(group for group, _ in wanted):
                 for kind in (kind for one, kind in wanted if one == group):
                     for name in group.tensors:
                         _fill(model, source, name, pool, rounding, kind)
-                    yield Measurement(group.name, kind, reference.divergence(model))
+                    yield Measurement(group.name, kind, _divergence(model, sample, base))
                 for name in group.tensors:
                     _fill(model, source, name, pool)
 
@@ -113,7 +116,7 @@ class _Rounding:
     """Rounds rows to a format and back, by the kernels where that pays."""
 
     kernels: Mapping[GgmlType, Kernel] = field(default_factory=dict)
-    importance: ImportanceMatrix | None = None
+    importance: Importance | None = None
 
     @classmethod
     def of(cls, source: Source, wanted: Sequence[tuple[Group, GgmlType]]) -> "_Rounding":
@@ -127,7 +130,7 @@ class _Rounding:
         return cls(loaded.kernels, source.importance)
 
     def __call__(self, name: str, kind: GgmlType, rows: F32Array) -> F32Array:
-        importance = self.importance.importance(name) if self.importance is not None else None
+        importance = column_weights(self.importance, name, rows.shape[1], kind)
         kernel = self.kernels.get(kind)
         packed = None
         if kernel is not None:
@@ -150,42 +153,23 @@ def _fill(
     rows, columns = (shape[0], shape[1]) if len(shape) == 2 else (1, shape[0])
     step = max(1, _SLAB_WEIGHTS // columns)
 
-    def slab(first: int) -> tuple[int, F32Array]:
+    def put(first: int) -> None:
         exact = np.ascontiguousarray(source.rows(name, first, min(first + step, rows)))
-        return first, rounding(name, kind, exact) if rounding is not None and kind is not None else exact
+        model.set_rows(name, first, rounding(name, kind, exact) if rounding is not None and kind is not None else exact)
 
-    for first, values in pool.map(slab, range(0, rows, step)):
-        model.set_rows(name, first, values)
+    for _ in pool.map(put, range(0, rows, step)):
+        pass  # its error, if it had one, is raised here
 
 
-@dataclass(frozen=True)
-class _Reference:
-    """What the unchanged model says: log probabilities of each position that counts, [n, vocabulary], in a mapped file."""
+def _divergence(model: Editable, sample: Sample, base: LogitsFile) -> float:
+    """The mean over all positions that count of what the model says now."""
+    scores = concatenate(list(score_chunks(decoder_rows(model.decoder), sample.arrays, base)))
+    if scores.divergence is None:
+        raise AssertionError("measured without the reference")
+    return float(scores.divergence.mean())
 
-    sample: Sample
-    log_probabilities: F32Array
 
-    @classmethod
-    @contextmanager
-    def of(cls, model: Editable, sample: Sample, scratch: Path | None) -> Iterator["_Reference"]:
-        per_chunk = sample.context - sample.first
-        shape = (len(sample.chunks) * per_chunk, model.decoder.vocabulary)
-        with TemporaryDirectory(prefix="bq-search-", dir=scratch, ignore_cleanup_errors=True) as folder:
-            kept = np.memmap(Path(folder) / "log-probabilities", np.float32, "w+", shape=shape)
-            one = cls(sample, kept)
-            for at, logits in one._logits(model):
-                kept[at : at + len(logits)] = log_softmax(logits)
-            yield one
-            del kept
-
-    def divergence(self, model: Editable) -> float:
-        """The mean over all positions of what the model says now."""
-        found = [divergence(self.log_probabilities[at : at + len(rows)], rows) for at, rows in self._logits(model)]
-        return float(np.concatenate(found).mean())
-
-    def _logits(self, model: Editable) -> Iterator[tuple[int, F32Array]]:
-        at = 0
-        for chunk in self.sample.chunks:
-            for _, logits in model.decoder.logits(chunk, self.sample.first):
-                yield at, logits
-                at += len(logits)
+def _as_it_is(model: Editable, sample: Sample) -> Asked:
+    """What the model says now, to be kept as the reference."""
+    reference = Reference("", {}, model.decoder.vocabulary, lambda: nullcontext(decoder_rows(model.decoder)))
+    return Asked(reference, sample.arrays, lambda done, scores: None)

@@ -5,16 +5,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from bq.convert.importance import Importance, column_weights, refuse_strange
+from bq.convert.mixture import UNQUANTIZED
 from bq.convert.search.found import Found, Harms, Rival, find, rivals
 from bq.convert.search.groups import FORMATS, NEED_IMPORTANCE, Group, groups_of, matrices_outside
 from bq.convert.search.kept import Key, read_kept, write_kept
 from bq.convert.search.measure import Measurement, Sample, measure
 from bq.convert.search.source import Opened, open_source
 from bq.convert.type_plan import TypePlan, write_type_plan
-from bq.runtime.errors import BqError, UsageError
-from bq.runtime.evaluation.imatrix_file import ImportanceMatrix, read_imatrix
-from bq.runtime.evaluation.texts import sample_text
+from bq.runtime.atomic_file import in_use
+from bq.runtime.errors import UsageError
+from bq.runtime.evaluation.imatrix_file import read_imatrix
 from bq.runtime.ggml import GgmlType
+from bq.runtime.gguf_file import GgufFile
 from bq.runtime.language import say
 from bq.runtime.tokenizer import load_tokenizer
 from bq.runtime.values import LoadOptions
@@ -65,15 +68,19 @@ class Search:
     def measure(
         self, wanted: Sequence[Wanted], options: LoadOptions, threads: int, folder: Path
     ) -> Iterator[Measurement]:
-        """Measure, keeping each result in `folder` as it comes. Raises BqError where the memory or the disk does not do."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Measure, keeping each result in `folder` as it comes.
+
+        Raises BqError where the memory or the disk does not do, or another process measures the same.
+        """
         if not wanted:
             return
-        for one in measure(self._opened.source, wanted, self._sample, options, threads):
-            self._harms[one.group, one.kind] = one.divergence
-            known = [Measurement(*name, harm) for name, harm in self._harms.items()]
-            write_kept(self._kept(folder), self._key, known)
-            yield one
+        folder.mkdir(parents=True, exist_ok=True)
+        with in_use(self._kept(folder)):
+            for one in measure(self._opened.source, wanted, self._sample, options, threads, folder):
+                self._harms[one.group, one.kind] = one.divergence
+                known = [Measurement(*name, harm) for name, harm in self._harms.items()]
+                write_kept(self._kept(folder), self._key, known)
+                yield one
 
     def find(self, limit_bytes: int) -> Found:
         """The best types for a size, once everything is measured."""
@@ -93,10 +100,12 @@ def open_search(
     given: str, formats: Sequence[GgmlType] | None, imatrix: Path | None, text: str, chunks: int, context: int
 ) -> Iterator[Search]:
     """A search on a checkpoint's folder or a GGUF file. Raises BqError for what cannot be read, or a text too short."""
-    importance = read_imatrix(imatrix) if imatrix is not None else None
-    _refuse_without_importance(formats or FORMATS, importance)
+    matrix = read_imatrix(imatrix) if imatrix is not None else None
+    _refuse_without_importance(formats or FORMATS, imatrix)
+    importance = Importance(matrix, imatrix.name) if imatrix is not None else None
     with open_source(given, importance) as opened:
-        groups = groups_of(opened.source.file, formats or FORMATS, importance.entries if importance is not None else ())
+        _refuse_misfit(opened.source.file, importance)
+        groups = groups_of(opened.source.file, formats or FORMATS, matrix.entries if matrix is not None else ())
         sample = _sample(opened, text, chunks, context)
         digest = hashlib.sha256(imatrix.read_bytes()).hexdigest() if imatrix is not None else ""
         text_sha256 = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
@@ -104,25 +113,17 @@ def open_search(
         yield Search(opened, groups, sample, key)
 
 
-def read_texts(paths: Sequence[Path]) -> str:
-    """The texts of these files together, the bundled calibration text if there are none. Raises BqError for what is no text."""
-    if not paths:
-        return sample_text("calibration")
-    try:
-        return "\n".join(path.read_text(encoding="utf-8") for path in paths)
-    except (OSError, UnicodeDecodeError) as error:
-        raise BqError(
-            say(f"The text cannot be read: {error}.", f"无法读取文本：{error}。"),
-            say("Give a UTF-8 text file.", "请给出 UTF-8 文本文件。"),
-        ) from None
+def plan_of(search: Search, found: Found) -> TypePlan:
+    """The types as a plan for a conversion; the quantized mixture nearest in size stands for tensors that it does not name."""
+    quantized = [rival for rival in search.rivals() if rival.mixture.default not in UNQUANTIZED]
+    near = min(quantized, key=lambda rival: abs(rival.size_bytes - found.size_bytes))
+    return TypePlan(f"search-{found.bits_per_weight:.2f}bpw", near.mixture.name, found.types)
 
 
 def write_plan(path: Path, search: Search, found: Found, limit_bytes: int) -> None:
-    """Write the types as a plan for a conversion. The mixture nearest in size stands for tensors that it does not name."""
-    near = min(search.rivals(), key=lambda rival: abs(rival.size_bytes - found.size_bytes))
-    plan = TypePlan(f"search-{found.bits_per_weight:.2f}bpw", near.mixture.name, found.types)
+    """Write that plan, with what it was found by."""
     note = {"model": search.name, "limit_bytes": limit_bytes, "divergence": found.harm}
-    write_type_plan(path, plan, note)
+    write_type_plan(path, plan_of(search, found), note)
 
 
 def _sample(opened: Opened, text: str, chunks: int, context: int) -> Sample:
@@ -140,10 +141,18 @@ def _sample(opened: Opened, text: str, chunks: int, context: int) -> Sample:
     return Sample(tuple(tuple(ids[i * context : (i + 1) * context]) for i in range(count)), context)
 
 
-def _refuse_without_importance(formats: Sequence[GgmlType], importance: ImportanceMatrix | None) -> None:
+def _refuse_misfit(file: GgufFile, importance: Importance | None) -> None:
+    """Raise BqError for an importance matrix of another model, before anything is measured."""
+    columns = {name: entry.shape[1] for name, entry in file.tensors.items() if len(entry.shape) == 2}
+    refuse_strange(importance, list(columns))
+    for name, count in columns.items():
+        column_weights(importance, name, count, GgmlType.Q4_K)
+
+
+def _refuse_without_importance(formats: Sequence[GgmlType], imatrix: Path | None) -> None:
     """Raise UsageError for formats that llama.cpp makes only by an importance matrix."""
     needy = [kind.name for kind in formats if kind in NEED_IMPORTANCE]
-    if needy and importance is None:
+    if needy and imatrix is None:
         raise UsageError(
             say(f"{', '.join(needy)} need an importance matrix.", f"{'、'.join(needy)} 需要重要性矩阵。"),
             say(

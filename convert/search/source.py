@@ -11,11 +11,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from bq.convert.convert import Conversion, find_source, prepare, write_header
+from bq.convert.importance import Importance
 from bq.convert.plan import PlannedTensor
 from bq.convert.rows import wide_rows
 from bq.convert.search.measure import F32Array, Source, rows_of_file
 from bq.runtime.errors import UsageError
-from bq.runtime.evaluation.imatrix_file import ImportanceMatrix
 from bq.runtime.gguf_file import MAGIC, GgufFile, read_gguf
 from bq.runtime.known import describe_file
 from bq.runtime.language import say
@@ -27,7 +27,7 @@ _FEWEST_BITS = 8  # per weight of a file that can stand for the model
 
 @dataclass(frozen=True)
 class Opened:
-    """A source, its name, and what tells it from others; `folder` is the checkpoint's, None for a GGUF file."""
+    """A source, its name as a part of file names, and what tells it from others; `folder` is the checkpoint's, None for a GGUF file."""
 
     source: Source
     name: str
@@ -36,16 +36,15 @@ class Opened:
 
 
 @contextmanager
-def open_source(given: str, importance: ImportanceMatrix | None) -> Iterator[Opened]:
+def open_source(given: str, importance: Importance | None) -> Iterator[Opened]:
     """The model that the user means. Raises BqError for whatever cannot be read or is too coarse already."""
     path = Path(given).expanduser()
     if _is_gguf(path):
         file = read_gguf(path)
         check_structure(file)
         _refuse_coarse(file)
-        known = describe_file(file)
-        fingerprint = ModelSource.of(file, known.name).fingerprint()
-        yield Opened(Source(file, rows_of_file(file), importance), known.name, dict(fingerprint), None)
+        fingerprint = ModelSource.of(file, describe_file(file).name).fingerprint()
+        yield Opened(Source(file, rows_of_file(file), importance), path.stem, dict(fingerprint), None)
         return
     folder, name = find_source(given)
     conversion = prepare(folder, "F16", name=name)

@@ -6,9 +6,10 @@ ggml_backend_tensor_set fills them again, on whatever device they lie. No file i
 
 import ctypes
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -42,9 +43,13 @@ class Editable:
     carrier: GgmlType  # what the matrices are held in; norms are F32
     entries: Mapping[str, TensorEntry]
     _pointers: Mapping[str, int]
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def set_rows(self, name: str, first: int, rows: F32Array) -> None:
-        """Replace rows of a tensor, [n, columns], from row `first` on; a norm is one row. Rounded to the type that holds them."""
+        """Replace rows of a tensor, [n, columns], from row `first` on; a norm is one row. Rounded to the type that holds them.
+
+        From any thread: they are rounded at the same time, and put in one after the other, as a backend may need it.
+        """
         entry = self.entries[name]
         columns = entry.shape[-1]
         if rows.ndim != 2 or rows.shape[1] != columns or first + len(rows) > entry.size_bytes // row_bytes(
@@ -53,7 +58,8 @@ class Editable:
             raise ValueError(f"{rows.shape} from row {first} on for {name}, which is {entry.shape}")
         packed = ggml.quantize(entry.kind, np.ascontiguousarray(rows))
         offset = first * row_bytes(entry.kind, columns)
-        _base().ggml_backend_tensor_set(self._pointers[name], packed.ctypes.data, offset, packed.nbytes)
+        with self._lock:
+            _base().ggml_backend_tensor_set(self._pointers[name], packed.ctypes.data, offset, packed.nbytes)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from bq.runtime.evaluation.decoder import BATCH, Decoder
 from bq.runtime.evaluation.graph_node import check_layout, product, rows_of
 from bq.runtime.evaluation.imatrix_file import ImportanceMatrix, Sums, write_imatrix
 from bq.runtime.evaluation.imatrix_state import Kept, State, Sums64, Work
+from bq.runtime.evaluation.request import Text
 from bq.runtime.fit import Plan
 from bq.runtime.gguf_file import GgufFile, read_gguf
 from bq.runtime.known import describe_file
@@ -28,6 +29,7 @@ from bq.runtime.language import say
 from bq.runtime.llama import library
 from bq.runtime.loading import load
 from bq.runtime.memory import padded
+from bq.runtime.output_path import check_output
 from bq.runtime.session import ModelSource
 from bq.runtime.structure import check_structure
 from bq.runtime.tokenizer import load_tokenizer
@@ -38,14 +40,6 @@ OUTPUT = "output.weight"
 _SAVE_SECONDS = 20.0  # what a killed run loses at most; a 7B's sums are 9 MB
 
 OnChunk = Callable[[int, int], None]  # (chunks done, chunks in all)
-
-
-@dataclass(frozen=True)
-class Text:
-    """A text to gather over, and the name that the matrix keeps of it."""
-
-    name: str
-    content: str
 
 
 @dataclass(frozen=True)
@@ -106,21 +100,7 @@ def _check_out(out: Path, model: Path, force: bool) -> None:
             say(f"{out} is the model itself.", f"{out} 就是模型本身。"),
             say("Give another name with -o.", "请用 -o 给出其他名称。"),
         )
-    if out.exists() and not out.is_file():
-        raise UsageError(
-            say(f"{out} is a folder or a device.", f"{out} 是文件夹或设备。"),
-            say("Give a file name with -o.", "请用 -o 给出文件名。"),
-        )
-    if out.exists() and not force:
-        raise UsageError(
-            say(f"{out} exists already.", f"{out} 已存在。"),
-            say("Use --force to replace it, or -o for another name.", "用 --force 覆盖，或用 -o 指定其他名称。"),
-        )
-    if not out.parent.is_dir():
-        raise UsageError(
-            say(f"There is no folder {out.parent}.", f"没有文件夹 {out.parent}。"),
-            say("Make it first, or give another -o.", "请先创建，或用 -o 指定其他位置。"),
-        )
+    check_output(out, force)
 
 
 def _work(file: GgufFile, texts: Sequence[Text], ctx: int, chunks: int | None, with_output: bool) -> Work:

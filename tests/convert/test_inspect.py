@@ -16,7 +16,7 @@ import pytest
 from gguf import GGUFReader, GGUFWriter
 
 from bq.convert.convert import convert, prepare
-from bq.convert.inspect import gguf_remains
+from bq.runtime import gguf_file
 from bq.convert.inspect.checkpoint import CheckpointReport, inspect_checkpoint
 from bq.convert.inspect.gguf_remains import read_remains
 from bq.convert.inspect.inspect import MatrixReport, TypesReport, inspect
@@ -283,7 +283,7 @@ def test_text_and_arrays_are_bounded_as_for_a_sound_file(
     file = tmp_path / "cut.gguf"
     file.write_bytes(path.read_bytes()[:-1])
     before = read_remains(file).file.metadata
-    monkeypatch.setattr(gguf_remains, bound, 1000)
+    monkeypatch.setattr(gguf_file, bound, 1000)
     after = read_remains(file)
     assert "tokenizer.ggml.token_type" not in after.file.metadata
     assert list(after.file.metadata) == list(before)[: len(after.file.metadata)]

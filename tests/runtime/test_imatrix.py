@@ -18,9 +18,10 @@ from bq.runtime import loading
 from bq.runtime.atomic_file import in_use
 from bq.runtime.errors import Cancelled
 from bq.runtime.evaluation import graph_node, imatrix
-from bq.runtime.evaluation.imatrix import Text, Watch, gather
+from bq.runtime.evaluation.imatrix import Watch, gather
 from bq.runtime.evaluation.imatrix_file import ImportanceMatrix, read_imatrix
 from bq.runtime.evaluation.imatrix_state import Kept, State, Work
+from bq.runtime.evaluation.request import Text
 from bq.runtime.fit import Plan
 from bq.runtime.gguf_file import read_gguf
 from bq.runtime.tokenizer import load_tokenizer

@@ -66,8 +66,8 @@ def test_without_a_text_it_takes_the_bundled_one(here: Path, model: Path) -> Non
 
 def test_what_cannot_be_is_refused_in_a_line(here: Path, model: Path) -> None:
     (here / "latin").write_bytes("é".encode("latin-1"))
-    assert refused(model, "--text", "none.txt").startswith("none.txt cannot be read: ")
-    assert refused(model, "--text", "latin").startswith("latin is no UTF-8 text: byte 0.")
+    assert refused(model, "--text", "none.txt").startswith("There is no file none.txt.")
+    assert refused(model, "--text", "latin").startswith("latin is no UTF-8 text: byte 1.")
     assert refused("none.gguf").startswith("There is no file none.gguf.")
     assert refused(here).startswith(f"{here} cannot be read: ")
     (here / "x").write_text("mine")
@@ -86,13 +86,13 @@ def test_a_model_that_answers_wrong_is_warned_of(here: Path, tmp_path: Path, mod
 def test_ctrl_c_keeps_the_chunks_and_the_same_command_goes_on(
     here: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(self: imatrix._Line, done: int, of: int) -> None:
+    def interrupt(self: imatrix.ChunkLine, done: int, of: int) -> None:
         if done == 2:
             signal.raise_signal(signal.SIGINT)
 
     command = (model, "-o", "x", "--text", "a.txt", "--ctx", 64, "--chunks", 3)
     with monkeypatch.context() as patch:
-        patch.setattr(imatrix._Line, "__call__", interrupt)
+        patch.setattr(imatrix.ChunkLine, "__call__", interrupt)
         assert refused(*command) == "Stopped after 2 of 3 chunks. The same command goes on there."
     assert not (here / "x").exists()
     assert "Goes on after 2 of 3 chunks." in run(*command).stderr

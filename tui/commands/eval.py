@@ -9,7 +9,8 @@ import click
 
 from bq.runtime.errors import BqError, Cancelled, UsageError
 from bq.runtime.language import say
-from bq.tui.measuring import Progress, compared, read_text
+from bq.tui.commands.options import device_options
+from bq.tui.measuring import Progress, compared
 from bq.tui.plot import Point, svg_plot, terminal_plot
 from bq.tui.quality import Listed, as_data, listed, measured_on, measured_tables
 from bq.tui.user_files import path_named
@@ -67,26 +68,6 @@ _ROUNDING = 1e-5  # a divergence below it is that of the reference itself
     help=say("Stop after this many chunks. [default: all]", "只测前若干块。[默认：全部]"),
 )
 @click.option(
-    "--threads",
-    type=click.IntRange(1, 1024),
-    help=say("Threads. [default: by cores and model size]", "线程数。[默认：按核心数与模型大小]"),
-)
-@click.option(
-    "--gpu-layers",
-    type=click.IntRange(0),
-    help=say(
-        "Layers on the GPU, the output as one more. [default: as many as fit]",
-        "放到 GPU 的层数，输出层另计一层。[默认：能放多少放多少]",
-    ),
-)
-@click.option(
-    "--device",
-    metavar="NAMES",
-    help=say(
-        "GPUs to use, e.g. CUDA0,CUDA1, or cpu. [default: all]", "使用的 GPU，如 CUDA0,CUDA1，或 cpu。[默认：全部]"
-    ),
-)
-@click.option(
     "--plot",
     metavar="FILE.svg",
     help=say("Draw size against KL divergence as SVG.", "把大小与 KL 散度的关系画成 SVG。"),
@@ -97,6 +78,7 @@ _ROUNDING = 1e-5  # a divergence below it is that of the reference itself
     help=say("Do not keep the figures beside the files.", "不把结果保存在文件旁。"),
 )
 @click.option("--json", "as_json", is_flag=True, help=say("Print JSON.", "输出 JSON。"))
+@device_options
 def command(files: Sequence[str], plot: str | None, no_store: bool, as_json: bool, **given: Any) -> None:
     """Check everything, measure, then print the tables."""
     _check(given, plot)
@@ -151,9 +133,11 @@ def _wish(given: dict[str, Any]) -> "Wish":
     from bq.runtime.evaluation.request import Wish
     from bq.runtime.values import LoadOptions
     from bq.tui.chosen_model import home
+    from bq.tui.texts import texts_named
 
+    (text,) = texts_named([given["text"]] if given["text"] is not None else [], "evaluation")
     return Wish(
-        text=read_text(given["text"]),
+        text=text,
         folder=home() / "eval",
         context=given["ctx"],
         chunks=given["chunks"],

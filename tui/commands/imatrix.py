@@ -8,18 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bq.runtime.errors import UsageError
 from bq.runtime.language import say
 from bq.tui.commands.options import device_options
 from bq.tui.progress import Redrawn, bar, time_left
+from bq.tui.user_files import path_named
 
 if TYPE_CHECKING:
-    from bq.runtime.evaluation.imatrix import Text
     from bq.runtime.evaluation.imatrix_file import ImportanceMatrix
-
-_BUNDLED = "bq-calibration"  # the name that the file keeps of the bundled text
-_MOST_BYTES = 64 << 20  # of a text: some 15 million tokens, days of work
-
 
 @click.command(
     help=say(
@@ -78,12 +73,13 @@ def command(
     from bq.runtime.evaluation.imatrix import Watch, gather
     from bq.runtime.values import LoadOptions
     from bq.tui.answer import stop_on_interrupt
+    from bq.tui.texts import texts_named
 
-    model = Path(file).expanduser()
-    out = Path(output).expanduser() if output else Path(f"{model.stem}.imatrix")
-    given = [_read_text(Path(text).expanduser()) for text in texts] or [_bundled()]
+    model = path_named(file)
+    out = path_named(output) if output else Path(f"{model.stem}.imatrix")
+    given = texts_named(texts, "calibration")
     _warn(model)
-    options, line = LoadOptions(threads=threads, gpu_layers=gpu_layers, device=device), _Line()
+    options, line = LoadOptions(threads=threads, gpu_layers=gpu_layers, device=device), ChunkLine()
     with stop_on_interrupt() as cancel:
         try:
             matrix = gather(model, given, out, ctx, chunks, options, Watch(None, line, cancel), with_output, force)
@@ -92,7 +88,7 @@ def command(
     _tell(matrix, out, as_json, line.seconds)
 
 
-class _Line(Redrawn):
+class ChunkLine(Redrawn):
     """The line of the chunks; where earlier work goes on, it says so first."""
 
     _begun_at: int | None = None
@@ -107,39 +103,6 @@ class _Line(Redrawn):
         self.draw(
             lambda _: f"{bar(done / of)}  " + say(f"{done} of {of} chunks", f"第 {done}/{of} 块") + left, done == of
         )
-
-
-def _read_text(path: Path) -> "Text":
-    """A text file of the user's. Raises UsageError if it is none, or far larger than could be gathered over."""
-    from bq.runtime.evaluation.imatrix import Text
-
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-    except OSError as error:
-        raise UsageError(
-            say(f"{path} cannot be read: {error.strerror}.", f"无法读取 {path}：{error.strerror}。"),
-            say("Give the path of a text file with --text.", "请用 --text 给出文本文件的路径。"),
-        ) from None
-    if len(data) > _MOST_BYTES:
-        raise UsageError(
-            say(f"{path} is larger than {_MOST_BYTES >> 20} MiB.", f"{path} 超过 {_MOST_BYTES >> 20} MiB。"),
-            say("A megabyte is enough: give a part of it.", "1 MB 已足够：请给出其中一部分。"),
-        )
-    try:
-        return Text(path.name, data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            say(f"{path} is no UTF-8 text: byte {error.start}.", f"{path} 不是 UTF-8 文本：第 {error.start} 字节。"),
-            say("Save it as UTF-8.", "请另存为 UTF-8。"),
-        ) from None
-
-
-def _bundled() -> "Text":
-    from bq.runtime.evaluation.imatrix import Text
-    from bq.runtime.evaluation.texts import sample_text
-
-    return Text(_BUNDLED, sample_text("calibration"))
 
 
 def _warn(model: Path) -> None:

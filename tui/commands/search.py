@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bq.runtime.errors import UsageError
+from bq.runtime.errors import Cancelled, UsageError
 from bq.runtime.language import say
 from bq.tui.commands.options import device_options
 from bq.tui.table import table
+from bq.tui.user_files import path_named
 
 if TYPE_CHECKING:
     from bq.convert.search.found import Found, Rival
@@ -58,7 +59,8 @@ _UNITS = {"": 1, "B": 1, "MB": 10**6, "GB": 10**9, "MIB": 1 << 20, "GIB": 1 << 3
     multiple=True,
     metavar="FILE",
     help=say(
-        "The text to measure on. [default: the bundled calibration text]", "用于测量的文本。[默认：内置的校准文本]"
+        "A text to measure on; may be given several times. [default: the bundled calibration text]",
+        "用于测量的文本；可多次给出。[默认：内置的校准文本]",
     ),
 )
 @click.option(
@@ -87,9 +89,11 @@ def command(
     device: str | None,
 ) -> None:
     """Measure what is not known yet, choose, write the plan."""
-    from bq.convert.search.search import open_search, read_texts, write_plan
+    from bq.convert.search.search import open_search, write_plan
+    from bq.runtime.output_path import check_output
     from bq.runtime.values import LoadOptions
     from bq.tui.chosen_model import home
+    from bq.tui.texts import texts_named
 
     if (size is None) == (bpw is None):
         raise UsageError(
@@ -98,12 +102,12 @@ def command(
         )
     wanted_bytes = parse_size(size) if size is not None else None
     options = LoadOptions(threads=threads, gpu_layers=gpu_layers, device=device)
-    text = read_texts([Path(one).expanduser() for one in texts])
+    text = "\n".join(one.content for one in texts_named(texts, "calibration"))
     kinds = parse_formats(formats) if formats else None
-    with open_search(source, kinds, Path(imatrix).expanduser() if imatrix else None, text, chunks, ctx) as search:
+    with open_search(source, kinds, path_named(imatrix) if imatrix else None, text, chunks, ctx) as search:
         limit = wanted_bytes if wanted_bytes is not None else search.bytes_of(bpw or 0.0)
-        path = Path(output or f"{search.name}-{_size_name(size, bpw)}.types.json").expanduser()
-        _refuse_existing(path, force)
+        path = path_named(output) if output else Path(f"{search.name}-{_size_name(size, bpw)}.types.json")
+        check_output(path, force)
         search.refuse_too_small(limit)
         _measure(search, options, threads, home() / "search")
         found = search.find(limit)
@@ -114,7 +118,7 @@ def command(
 
 def parse_size(text: str) -> int:
     """Bytes of a size such as 4.5GB (10^9), 4.2GiB (2^30) or 800MB. Raises UsageError for anything else."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?I?B?)\s*", text.upper())
+    match = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([KMG]?I?B?)\s*", text.upper())
     unit = {"G": "GB", "M": "MB"}.get(match[2], match[2]) if match else None
     if match is None or unit not in _UNITS:
         raise UsageError(
@@ -142,14 +146,6 @@ def _size_name(size: str | None, bpw: float | None) -> str:
     return size.replace(" ", "") if size is not None else f"{bpw:g}bpw"
 
 
-def _refuse_existing(path: Path, force: bool) -> None:
-    if path.exists() and not force:
-        raise UsageError(
-            say(f"{path} exists already.", f"{path} 已存在。"),
-            say("Use --force to replace it, or -o for another name.", "用 --force 覆盖，或用 -o 指定其他名称。"),
-        )
-
-
 def _measure(search: "Search", options: Any, threads: int | None, folder: Path) -> None:
     from bq.runtime.cpu import usable_cores
     from bq.tui.progress import Redrawn, bar, time_left
@@ -172,6 +168,11 @@ def _measure(search: "Search", options: Any, threads: int | None, folder: Path) 
                 return f"{bar(done / len(todo))}  {label}  {time_left(seconds / done * left)}"
 
             line.draw(describe, not left)
+    except KeyboardInterrupt:
+        raise Cancelled(
+            say("Stopped; what is measured is kept.", "已停止；已测结果已保留。"),
+            say("The same command goes on.", "再次运行同样的命令即可继续。"),
+        ) from None
     finally:
         line.clear()
 

@@ -79,18 +79,20 @@ def text_of(app):
     return ["".join(one for one, *_ in row).rstrip() for row in characters(app)]
 
 
-@pytest.mark.parametrize("theme", ["textual-dark", "textual-light"])
 @pytest.mark.parametrize("text", (LISTS | TABLES | CODE).values(), ids=(LISTS | TABLES | CODE).keys())
-async def test_it_looks_as_textual_draws_it(text, theme):
+async def test_it_looks_as_textual_draws_it_in_one_theme_after_the_other(text):
     looks = []
     for of_textual in (False, True):
         app = Beside(text, of_textual)
         async with app.run_test(size=(60, 30)) as pilot:
-            await pilot.pause()
-            app.theme = theme
-            await pilot.pause()
-            looks.append(characters(app))
-    assert looks[0] == looks[1]
+            for theme in ("textual-dark", "textual-light"):
+                app.theme = theme
+                await pilot.pause()
+                looks.append(characters(app))
+    dark, light, dark_of_textual, light_of_textual = looks
+    assert dark == dark_of_textual
+    assert light == light_of_textual
+    assert dark != light
 
 
 @pytest.mark.parametrize(
