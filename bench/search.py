@@ -11,27 +11,11 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from bench.figures import figures_of, kl_text
 from bq.convert.convert import DEMO_NAME, convert, demo_checkpoint, prepare
 from bq.convert.search.search import open_search, plan_of
-from bq.runtime.evaluation.candidate import open_candidate
-from bq.runtime.evaluation.comparison import with_file
-from bq.runtime.evaluation.evaluate import evaluate
-from bq.runtime.evaluation.figures import Figures
-from bq.runtime.evaluation.request import Step, Text, Wish
-from bq.runtime.evaluation.texts import TEXT_NAME, sample_text
+from bq.runtime.evaluation.texts import sample_text
 from bq.runtime.values import LoadOptions
-
-
-class _Silent:
-    def loading(self, name: str, part: float) -> None:
-        """Nobody watches."""
-
-    def step(self, step: Step) -> None:
-        """Nobody watches."""
-
-    def note(self, text: str) -> None:
-        """What the reader of the figures should know."""
-        print(text)
 
 
 def main() -> None:
@@ -58,24 +42,12 @@ def main() -> None:
                 found = search.find(size)
                 planned = prepare(demo_checkpoint(), stock.mixture.name, name=DEMO_NAME, types=plan_of(search, found))
                 convert(planned, folder / "search.gguf", arguments.threads, force=True)
-                theirs, ours = (_measured(folder / one, folder) for one in ("stock.gguf", "search.gguf"))
+                theirs, ours = (figures_of(folder / one, folder / "BF16.gguf") for one in ("stock.gguf", "search.gguf"))
                 print(
-                    f"{name:8} {size / 1e6:5.1f}            {foretold[name]:.4f}  {_kl(theirs)}           "
-                    f"{found.harm:.4f}  {_kl(ours)}  {(ours.kl_mean or 0) / (theirs.kl_mean or 1):6.2f}",
+                    f"{name:8} {size / 1e6:5.1f}            {foretold[name]:.4f}  {kl_text(theirs)}           "
+                    f"{found.harm:.4f}  {kl_text(ours)}  {(ours.kl_mean or 0) / (theirs.kl_mean or 1):6.2f}",
                     flush=True,
                 )
-
-
-def _measured(path: Path, folder: Path) -> Figures:
-    text = Text(TEXT_NAME, sample_text("evaluation"))
-    wish = Wish(text, folder / "evaluation")
-    files = [open_candidate(one, text) for one in (path, folder / "BF16.gguf")]
-    ((_, figures),) = evaluate(with_file(files[:1], files[1], wish, _Silent()), _Silent())
-    return figures
-
-
-def _kl(figures: Figures) -> str:
-    return f"{figures.kl_mean:.4f} ± {figures.kl_mean_error:.4f}"
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from bq.runtime.cpu import usable_cores
 from tests.support.families import FAMILIES, Shape, write_checkpoint
 
 TOKENS = 32
+_EXACT_BITS = 16
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,9 @@ def _report(rounds: list[Round]) -> None:
     print("bits per weight  files  growth of errors: median  largest  KL divergence: median  largest")
     for bits, pairs in sorted(by_bits.items()):
         growth, divergence = np.array(pairs).T
+        growth = (
+            growth if bits < _EXACT_BITS else np.full_like(growth, np.nan)
+        )  # of weights that have next to no errors
         print(
             f"{bits:15}  {len(pairs):5}  {np.median(growth):24.2f}  {growth.max():7.2f}  {np.median(divergence):21.2g}  "
             f"{divergence.max():7.2g}"

@@ -55,7 +55,7 @@ def read_back(path: Path, plan: Plan, vocabulary: Vocabulary, roles: tuple[int, 
     file = read_gguf(path)
     _check_tensors(file, plan)
     _check_values(file, threads)
-    texts = _check_token_ids(path, vocabulary, roles)
+    texts = check_token_ids(path, vocabulary, roles)
     return ReadBack(texts, len(plan.tensors))
 
 
@@ -88,7 +88,8 @@ def _check_values(file: GgufFile, threads: int) -> None:
         raise too_large(bad, file.tensors[bad].kind)
 
 
-def _check_token_ids(path: Path, vocabulary: Vocabulary, roles: tuple[int, int]) -> int:
+def check_token_ids(path: Path, vocabulary: Vocabulary, roles: tuple[int, int]) -> int:
+    """How many texts get SentencePiece's ids from the file. Raises BqError for the first that does not, or that forges a role."""
     import sentencepiece
 
     from bq.runtime.tokenizer import load_tokenizer

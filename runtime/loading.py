@@ -237,9 +237,8 @@ def _context_params(plan: Plan, on_node: Any) -> Any:
     params = library().llama_context_default_params()
     params.n_ctx = setting.ctx
     params.n_ubatch = setting.batch
-    params.n_batch = max(
-        setting.batch, setting.outputs
-    )  # a draft is decoded in one call, however small the batches are
+    # A draft is decoded in one call, however small the batches are.
+    params.n_batch = max(setting.batch, setting.outputs)
     params.n_seq_max = setting.sequences
     params.kv_unified = True
     params.n_outputs_max = setting.outputs

@@ -92,11 +92,13 @@ class Progress(Redrawn):
         self._pass = 0
         self._current: tuple[str, bool] | None = None
         self._first, self._begun = 0, 0.0
+        self._is_begun = False
         self.last: Step | None = None
 
     def loading(self, name: str, part: float) -> None:
         """A model is being loaded, or a checkpoint read."""
-        self._begun = time.monotonic()
+        if not self._is_begun:  # a checkpoint is read again and again in one pass
+            self._is_begun, self._begun = True, time.monotonic()
         self.draw(lambda _: f"{bar(part)}  " + say(f"reading {_short(name)}", f"读取 {_short(name)}"))
 
     def step(self, step: "Step") -> None:
@@ -105,6 +107,7 @@ class Progress(Redrawn):
         if self._current != (step.name, step.is_reference):
             self._current, self._first = (step.name, step.is_reference), step.done - 1
             self._pass += 1
+        self._is_begun = step.done < step.total
         self.draw(lambda _: self._describe(step), step.done == step.total)
 
     def note(self, text: str) -> None:

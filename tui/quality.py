@@ -102,7 +102,7 @@ def listing(files: Sequence[Listed]) -> str:
     )
     rows = [
         (
-            str(one.path),
+            clean(str(one.path)),
             clean(one.name),
             one.variant,
             one.mixture,

@@ -195,20 +195,22 @@ def _shape(config: Mapping[str, Any], checked: ModelConfig | None) -> ModelShape
     """The checked shape, or what config.json says of one that is not Baichuan's."""
     if checked is not None:
         base = checked.rope_base if checked.position == "rope" else None
-        sizes = checked.hidden, checked.blocks, checked.heads, checked.heads, checked.ffn, checked.context
+        heads = checked.heads
+        sizes = checked.hidden, checked.blocks, heads, checked.head_width, heads, checked.ffn, checked.context
         return ModelShape(*sizes, checked.position, base)
 
     def count(*keys: str) -> int:
         found = (config.get(key) for key in keys)
         return next((one for one in found if type(one) is int and 0 < one < 1 << 32), 0)
 
-    blocks, heads = count("num_hidden_layers"), count("num_attention_heads")
+    hidden, blocks, heads = count("hidden_size"), count("num_hidden_layers"), count("num_attention_heads")
     base = config.get("rope_theta")
     theta = float(base) if isinstance(base, int | float) and abs(base) < _MOST_BASE else None
     return ModelShape(
-        count("hidden_size"),
+        hidden,
         blocks,
         heads,
+        count("head_dim") or (hidden // heads if heads else 0),
         count("num_key_value_heads", "num_attention_heads"),
         count("intermediate_size"),
         count("model_max_length", "max_position_embeddings"),

@@ -13,12 +13,13 @@ from typing import Any
 from bq.convert.config import POSITIONS
 from bq.convert.inspect.gguf_remains import Remains, TensorLine, read_remains
 from bq.convert.inspect.vocabulary import VocabularyReport, vocabulary_of_file
+from bq.convert.named_release import name_file
 from bq.runtime.errors import BqError
 from bq.runtime.evaluation.figures import Figures, read_figures
 from bq.runtime.gguf_file import GgufFile
 from bq.runtime.known import describe_file, file_warnings, generation_of
 from bq.runtime.language import say
-from bq.runtime.releases import KV_BYTES_PER_ELEMENT, Release, find_release
+from bq.runtime.releases import KV_BYTES_PER_ELEMENT
 from bq.runtime.structure import ARCHITECTURE, check_structure
 
 UNKNOWN_MIXTURE = "?"  # as bq.runtime.known has it
@@ -41,15 +42,12 @@ class ModelShape:
     hidden: int
     blocks: int
     heads: int
+    head_width: int
     kv_heads: int
     ffn: int
     context: int
     position: str
     rope_base: float | None
-
-    @property
-    def head_width(self) -> int:
-        return self.hidden // self.heads if self.heads else 0
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -154,7 +152,8 @@ def describe_model(remains: Remains) -> ModelReport:
     is_ours = architecture == ARCHITECTURE
     known, generation = describe_file(file), generation_of(file) if is_ours else None
     shape = _shape(file, architecture)
-    release = _release(file, known.name, shape, generation)
+    named = name_file(file, generation) if generation else None
+    release = named.release if named else None
     return ModelReport(
         path=file.path,
         size_bytes=file.size_bytes,
@@ -205,13 +204,14 @@ def _shape(file: GgufFile, architecture: str) -> ModelShape:
     def count(key: str, default: int = 0) -> int:
         return max(0, file.count(f"{architecture}.{key}", default))
 
-    blocks, heads = count("block_count"), count("attention.head_count")
+    hidden, blocks, heads = count("embedding_length"), count("block_count"), count("attention.head_count")
     position = _position(file, architecture, blocks)
     base = file.number(f"{architecture}.rope.freq_base", DEFAULT_ROPE_BASE) if position == "rope" else None
     return ModelShape(
-        hidden=count("embedding_length"),
+        hidden=hidden,
         blocks=blocks,
         heads=heads,
+        head_width=count("attention.key_length", hidden // heads if heads else 0),
         kv_heads=count("attention.head_count_kv", heads),
         ffn=count("feed_forward_length"),
         context=count("context_length"),
@@ -225,17 +225,6 @@ def _position(file: GgufFile, architecture: str, blocks: int) -> str:
         return POSITIONS.get(blocks, "none")
     keys = (f"{architecture}.rope.dimension_count", f"{architecture}.rope.freq_base")
     return "rope" if any(key in file.metadata for key in keys) else ""
-
-
-def _release(file: GgufFile, name: str, shape: ModelShape, generation: int | None) -> Release | None:
-    """The release that the names mean, if the file has its shape."""
-    for text in (name, re.sub(r"[-.][A-Za-z]+\d\w*$", "", file.path.stem)):  # a file's name ends in its mixture
-        found = find_release(text)
-        layout = found.layout if found else None
-        sizes = (layout.hidden, layout.blocks, layout.ffn, layout.generation) if layout else None
-        if sizes == (shape.hidden, shape.blocks, shape.ffn, generation):
-            return found
-    return None
 
 
 def _origin(file: GgufFile) -> Origin:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from bq.convert.read_back import _check_token_ids
+from bq.convert.read_back import check_token_ids
 from bq.convert.repair.findings import has_own_prompt
 from bq.convert.repair.gguf_rewrite import checksum_of
 from bq.convert.repair.head import OUTPUT
@@ -25,6 +25,7 @@ def check_repaired(part: Path, plan: Repair, checksum: int, threads: int) -> tup
         with load_tokenizer(part) as tokenizer:
             return (
                 *_checked(plan, again),
+                *_token_ids(part, plan),
                 Both(f"llama.cpp takes its {len(tokenizer):,} pieces", f"llama.cpp 可读取其 {len(tokenizer):,} 个词元"),
             )
     has_own = has_own_prompt(again.file, again.right)  # which verification takes for a wrong one
@@ -59,7 +60,7 @@ def _token_ids(part: Path, plan: Repair) -> list[Both]:
     """Against SentencePiece, if the tokenizer is at hand."""
     if plan.options.tokenizer is None:
         return []
-    count = _check_token_ids(part, plan.right.vocabulary, plan.identity.roles)
+    count = check_token_ids(part, plan.right.vocabulary, plan.identity.roles)
     return [Both(f"{count} texts give SentencePiece's token ids", f"{count} 段文本的词元 id 与 SentencePiece 一致")]
 
 

@@ -8,13 +8,13 @@ from typing import Literal
 from bq.convert.identity import Identity
 from bq.convert.metadata import chat_template
 from bq.convert.repair.head import OUTPUT, SCALED, Head
-from bq.convert.repair.metadata import EOT_KEY, TEMPLATE_KEY
+from bq.convert.repair.metadata import EOT_KEY, HEAD_KEYS, TEMPLATE_KEY
 from bq.convert.repair.vocabulary import SCORES, TOKENS, TYPES, RightVocabulary, role_ids
 from bq.convert.vocabulary import TokenType
 from bq.runtime.ggml import GgmlType
 from bq.runtime.gguf_file import GgufFile
 from bq.runtime.language import Both, say
-from bq.runtime.tokenizer import DUMMY_PREFIX_KEY
+from bq.runtime.tokenizer import DUMMY_PREFIX_KEY, EXTRA_WHITESPACE_KEY
 
 # "fault": a repair mends it; "hopeless": only another conversion does; "note": for the reader.
 Verdict = Literal["fault", "hopeless", "note"]
@@ -49,10 +49,11 @@ class Finding:
     done: Both
     keys: tuple[str, ...] = ()
 
-    def describe(self, between: str | None = None) -> str:
-        """What is found and what is done, as two sentences."""
+    @property
+    def sentences(self) -> tuple[str, str]:
+        """What is found and what is done, in the reader's language."""
         end = say(".", "。")
-        return f"{self.what.here}{end}{say(' ', '') if between is None else between}{self.done.here}{end}"
+        return self.what.here + end, self.done.here + end
 
 
 def find_faults(
@@ -184,11 +185,12 @@ def _of_prompt(file: GgufFile, right: RightVocabulary, identity: Identity) -> It
     if found == chat_template(right.vocabulary, identity.roles) or (is_base and not found):
         return
     what = Both("The chat template is not the official prompt", "对话模板不是官方提示格式")
+    done = Both("The official prompt becomes the chat template", "以官方提示格式作为对话模板")
     yield Finding(
         "chat-template",
         "fault",
         what if found else Both("There is no chat template", "没有对话模板"),
-        Both("The official prompt becomes the chat template", "以官方提示格式作为对话模板"),
+        Both("It is removed: a Base needs none", "将其移除：Base 不需要模板") if is_base else done,
         (TEMPLATE_KEY,),
     )
 
@@ -199,9 +201,10 @@ def _of_claims(file: GgufFile, right: RightVocabulary, identity: Identity) -> It
         "bq.generation": right.generation,
         "bq.variant": identity.variant,
         DUMMY_PREFIX_KEY: right.vocabulary.add_dummy_prefix,
+        EXTRA_WHITESPACE_KEY: right.vocabulary.remove_extra_whitespaces,
     }
     if right.generation == 1:
-        claims["bq.norm_head"] = "none"
+        claims[HEAD_KEYS[0]] = "none"
     for key, wanted in claims.items():
         found = file.metadata.get(key, wanted)
         if found != wanted:

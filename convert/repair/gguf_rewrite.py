@@ -21,7 +21,6 @@ from bq.runtime.language import say
 STRING, ARRAY = 8, 9
 COPY_BYTES = 8 << 20
 _VERSION = 3
-_HEADER_BYTES = 24  # magic, version, two counts
 # GGUF value types by number, in struct's letters.
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
@@ -29,40 +28,17 @@ _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 Chunks = Iterable["bytes | memoryview"]
 
 
-def raw_keys(path: Path) -> dict[str, bytes]:
-    """Key -> type and value as they stand in the file, which read_gguf has checked."""
-    found: dict[str, bytes] = {}
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        at = _HEADER_BYTES
-        for _ in range(_U64.unpack_from(data, _HEADER_BYTES - 8)[0]):
-            start = _string_end(data, at)
-            stop = _value_end(data, start)
-            found[data[at + 8 : start].decode("utf-8", "surrogateescape")] = data[start:stop]
-            at = stop
-    return found
+def raw_keys(file: GgufFile) -> dict[str, bytes]:
+    """Key -> its name, type and value as they stand in the file."""
+    with file.path.open("rb") as source, mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return {key: data[start:end] for key, (start, end) in file.places.items()}
 
 
-def _string_end(data: mmap.mmap, at: int) -> int:
-    return at + 8 + int(_U64.unpack_from(data, at)[0])
-
-
-def _value_end(data: mmap.mmap, at: int) -> int:
-    kind, at = _U32.unpack_from(data, at)[0], at + 4
-    count = 1
-    if kind == ARRAY:
-        kind, count, at = _U32.unpack_from(data, at)[0], _U64.unpack_from(data, at + 4)[0], at + 12
-    if kind != STRING:
-        return at + count * struct.calcsize("<" + _SCALARS[kind])
-    for _ in range(count):
-        at = _string_end(data, at)
-    return at
-
-
-def encoded(kind: int, value: Any, item: int | None = None) -> bytes:
-    """The type and value of a key as bytes; `item` is the type of an array's elements."""
+def encoded(key: str, kind: int, value: Any, item: int | None = None) -> bytes:
+    """Name, type and value of a key as bytes; `item` is the type of an array's elements."""
     if kind != ARRAY or item is None:
-        return _U32.pack(kind) + _payload(kind, [value])
-    return _U32.pack(kind) + _U32.pack(item) + _U64.pack(len(value)) + _payload(item, value)
+        return _text(key) + _U32.pack(kind) + _payload(kind, [value])
+    return _text(key) + _U32.pack(kind) + _U32.pack(item) + _U64.pack(len(value)) + _payload(item, value)
 
 
 def _payload(kind: int, values: list[Any]) -> bytes:
@@ -102,8 +78,8 @@ class Rewrite:
     def header(self) -> bytes:
         """Everything that stands before the data, padding included."""
         tensors = self.source.tensors.values()
-        parts = [MAGIC, _U32.pack(_VERSION), _U64.pack(len(tensors)), _U64.pack(len(self.keys))]
-        parts += [_text(name) + value for name, value in self.keys.items()]
+        parts: list[bytes] = [MAGIC, _U32.pack(_VERSION), _U64.pack(len(tensors)), _U64.pack(len(self.keys))]
+        parts += self.keys.values()
         offset = 0
         for entry in tensors:
             dims = struct.pack(f"<I{len(entry.shape)}Q", len(entry.shape), *reversed(entry.shape))
@@ -152,16 +128,22 @@ def _copied(source: Any, entry: TensorEntry) -> Iterator[memoryview]:
     while left:
         count = source.readinto(buffer[: min(left, len(buffer))])
         if not count:
-            raise changed_meanwhile(entry)
+            raise changed_meanwhile(Path(source.name))
         left -= count
         yield buffer[:count]
 
 
-def changed_meanwhile(entry: TensorEntry) -> BqError:
-    """The error of a file that no longer has all bytes of a tensor."""
+def stamp_of(path: Path) -> tuple[int, int, int]:
+    """What tells a file from one that was changed or put in its place."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def changed_meanwhile(path: Path) -> BqError:
+    """The error of a file that no longer is what the plan was made from."""
     return BqError(
-        say(f"The file ended within {entry.name}.", f"文件在 {entry.name} 中间结束。"),
-        say("Something changed it meanwhile: try again.", "它在此期间被改动：请重试。"),
+        say(f"{path} was changed while it was being repaired.", f"{path} 在修复期间被改动。"),
+        say("Wait until its download or copy is done, then try again.", "请等下载或复制完成后重试。"),
     )
 
 

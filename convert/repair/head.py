@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from bq.convert.repair.gguf_rewrite import changed_meanwhile
 from bq.convert.rows import normalise_rows
-from bq.convert.verify.limits import norm_noise
+from bq.convert.verify.limits import NORM_STRAY, TELLING_NOISE, norm_noise
 from bq.convert.verify.value_checks import scan
 from bq.convert.write import CHUNK_WEIGHTS
 from bq.runtime import ggml
@@ -42,7 +42,6 @@ SCALED: Mapping[GgmlType, tuple[int, ...]] = {
     GgmlType.IQ4_NL: (0,),
     GgmlType.IQ4_XS: (0,),
 }
-_STRAY = 0.15  # no quantized row of norm 1 is that far from it (tests/convert/test_verify_limits.py)
 _TINY = 1e-12  # torch.nn.functional.normalize's eps
 _AHEAD = 2  # chunks per thread that may wait for the writer
 _U8Array = npt.NDArray[np.uint8]
@@ -81,9 +80,11 @@ def judge_head(file: GgufFile, generation: int, threads: int) -> Head:
     low, high = (float(one) for one in np.quantile(norms, (0.05, 0.95)))
     if noise is None:
         return Head("unknown", low, high)
-    strays = int((np.abs(norms - 1) > max(_STRAY, noise)).sum())
+    strays = int((np.abs(norms - 1) > max(NORM_STRAY, noise)).sum())
     is_normalised = 1 - noise < low <= high < 1 + noise
     if generation == 1:
+        if is_normalised and noise > TELLING_NOISE:
+            return Head("unknown", low, high)
         return Head("lost" if is_normalised else "sound", low, high)
     is_right = (is_normalised and not strays) or file.text("bq.norm_head") == "none"
     return Head("sound" if is_right else "fold", low, high, strays)
@@ -109,7 +110,7 @@ def folded_rows(file: GgufFile, target: GgmlType, threads: int) -> Iterator[memo
                 rows = min(step, entry.shape[0] - start)
                 data = source.read(rows * row_bytes)
                 if len(data) < rows * row_bytes:
-                    raise changed_meanwhile(entry)
+                    raise changed_meanwhile(file.path)
                 packed = np.frombuffer(data, np.uint8).reshape(rows, -1)
                 pending.append(pool.submit(fold_rows, entry, packed, target, start))
         while pending:

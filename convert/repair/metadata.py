@@ -6,92 +6,25 @@ models.toml has that name and the file has the release's shape; else nothing is 
 
 import re
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass
 
 from bq.convert.config import ModelConfig
 from bq.convert.identity import DEFAULT_MAX_NEW_TOKENS, VARIANTS, Identity
 from bq.convert.metadata import ARCHITECTURE, add_metadata
 from bq.convert.mixture import DEFAULT_MIXTURE, find_mixture
+from bq.convert.named_release import NAME_KEY, Named
 from bq.convert.norm_head import NormHead
 from bq.convert.repair.gguf_rewrite import ARRAY, encoded
 from bq.convert.repair.vocabulary import RightVocabulary, role_ids
-from bq.runtime.errors import UsageError
 from bq.runtime.gguf_file import GgufFile
 from bq.runtime.known import describe_file
-from bq.runtime.language import Both, say
-from bq.runtime.releases import Release, find_release, releases
+from bq.runtime.language import Both
+from bq.runtime.releases import releases
 from bq.runtime.sampling import Sampling
 
 TEMPLATE_KEY, EOT_KEY = "tokenizer.chat_template", "tokenizer.ggml.eot_token_id"
 HEAD_KEYS = ("bq.norm_head", "bq.norm_head.reason")
 _LAST = ("general.quantization_version", "general.file_type")  # llama.cpp's quantizer puts them at the end
-_NAME_KEY = "general.name"
-# What names of files have behind the model's: the mixture, and how files are called.
-_ENDINGS = re.compile(r"([-._ ](i?q\d\w*|tq\d\w*|b?f(16|32)|gguf|ggml|model|imat|i1|vocab|repaired))+$", re.IGNORECASE)
 _ANY_SHAPE = ModelConfig(1, 32, 1, 1, 1, 1, 1e-6, 1e4, False)  # the file's own is kept
-
-
-@dataclass(frozen=True)
-class Named:
-    """The release that a file is, and what says so."""
-
-    release: Release
-    by: Both
-
-
-def name_file(file: GgufFile, generation: int, wanted: str | None) -> Named | None:
-    """The release of the user's, the file's or its metadata's name. Raises UsageError for a user's that does not fit."""
-    if wanted is not None:
-        release = find_release(wanted)
-        if release is None:
-            raise UsageError(
-                say(f"There is no release {wanted}.", f"没有名为 {wanted} 的发布版。"),
-                say("`bq models` lists them.", "`bq models` 列出全部发布版。"),
-            )
-        if not _fits(file, release, generation):
-            raise UsageError(
-                say(
-                    f"{file.path.name} is no {release.name}: {_shape(file, generation)}.",
-                    _unfit(file, release, generation),
-                ),
-                say("Leave --release out, or give the right one.", "请去掉 --release，或给出正确的发布版。"),
-            )
-        return Named(release, Both("--release", "--release"))
-    for name, by in (
-        (file.text(_NAME_KEY), Both("general.name", "general.name")),
-        (_ENDINGS.sub("", file.path.name.removesuffix(".gguf")), Both("the file's name", "文件名")),
-    ):
-        release = find_release(name)
-        if release is not None and _fits(file, release, generation):
-            return Named(release, by)
-    return None
-
-
-def _sizes(file: GgufFile) -> tuple[int, int, int, int]:
-    keys = ("embedding_length", "block_count", "feed_forward_length")
-    hidden, blocks, ffn = (file.count(f"{ARCHITECTURE}.{key}") for key in keys)
-    return hidden, blocks, ffn, len(file.metadata["tokenizer.ggml.tokens"])
-
-
-def _fits(file: GgufFile, release: Release, generation: int) -> bool:
-    layout = release.layout
-    return (
-        layout is not None
-        and _sizes(file) == (layout.hidden, layout.blocks, layout.ffn, layout.vocab)
-        and (layout.generation == generation)
-    )
-
-
-def _shape(file: GgufFile, generation: int) -> str:
-    hidden, blocks, ffn, pieces = _sizes(file)
-    return say(
-        f"it is a Baichuan {generation} of {blocks} blocks, {hidden} × {ffn}, and {pieces:,} pieces",
-        f"它是 Baichuan {generation}，{blocks} 块，{hidden} × {ffn}，{pieces:,} 个词元",
-    )
-
-
-def _unfit(file: GgufFile, release: Release, generation: int) -> str:
-    return f"{file.path.name} 不是 {release.name}：{_shape(file, generation)}。"
 
 
 def identify_file(file: GgufFile, right: RightVocabulary, named: Named | None, variant: str | None) -> Identity:
@@ -121,7 +54,7 @@ def _variant(file: GgufFile, named: Named | None, asked: str | None) -> tuple[st
             f"release {named.release.name}, by {named.by}", f"发布版 {named.release.name}，依据 {named.by.zh}"
         )
         return named.release.variant, reason
-    names = f"{file.text(_NAME_KEY)} {file.path.stem}".lower()
+    names = f"{file.text(NAME_KEY)} {file.path.stem}".lower()
     words = re.split(r"[^a-z]+", names)  # whole words: a "database" is no Base
     for variant in ("instruct", "chat", "base"):  # a name with two is of a tuned Base
         if variant in words:
@@ -129,8 +62,8 @@ def _variant(file: GgufFile, named: Named | None, asked: str | None) -> tuple[st
     return describe_file(file).variant, Both("nothing names another", "没有任何名称表明是其他类型")
 
 
-def wanted_keys(right: RightVocabulary, identity: Identity, norm_head: NormHead) -> dict[str, bytes]:
-    """What `bq convert` would write for such a model, but for its shape and its types."""
+def wanted_keys(right: RightVocabulary, identity: Identity, norm_head: NormHead | None) -> dict[str, bytes]:
+    """What `bq convert` would write for such a model, but for its shape, its types, and a NormHead that is not known."""
     from gguf import GGUFValueType, GGUFWriter
 
     writer = GGUFWriter(None, ARCHITECTURE)
@@ -140,16 +73,20 @@ def wanted_keys(right: RightVocabulary, identity: Identity, norm_head: NormHead)
         _ANY_SHAPE,
         right.vocabulary,
         identity,
-        norm_head,
+        norm_head or NormHead(False, ()),
         right.generation,
         find_mixture(DEFAULT_MIXTURE),
         layout.weights if layout else 0,
         "",
         "normal",
     )
-    dropped = ("general.architecture", "bq.quantizer", *_LAST, *([] if layout else _identity_keys(writer.kv_data[0])))
+    dropped = {
+        *("general.architecture", "bq.quantizer", *_LAST),
+        *(() if layout else _identity_keys(writer.kv_data[0])),
+        *(() if norm_head else HEAD_KEYS),
+    }
     return {
-        key: encoded(int(one.type), one.value, int(GGUFValueType.get_type(one.value[0])) if one.type == ARRAY else None)
+        key: encoded(key, one.type, one.value, GGUFValueType.get_type(one.value[0]) if one.type == ARRAY else None)
         for key, one in writer.kv_data[0].items()
         if key not in dropped and not key.startswith(f"{ARCHITECTURE}.")
     }
@@ -161,8 +98,9 @@ def _identity_keys(keys: Mapping[str, object]) -> Iterator[str]:
 
 
 def new_keys(old: Mapping[str, bytes], wanted: Mapping[str, bytes], replaced: Set[str]) -> dict[str, bytes]:
-    """The old keys with what they lack; those that are wrong, `replaced`, get the wanted value."""
-    merged = {**old, **{key: value for key, value in wanted.items() if key in replaced or key not in old}}
+    """The old keys with what they lack; those that are wrong, `replaced`, get the wanted value, or go if there is none."""
+    kept = {key: value for key, value in old.items() if key in wanted or key not in replaced}
+    merged = {**kept, **{key: value for key, value in wanted.items() if key in replaced or key not in old}}
     return dict(sorted(merged.items(), key=lambda item: _place(item[0])))
 
 
@@ -177,4 +115,4 @@ def _place(key: str) -> int:
 
 def replaced_names(named: Named | None) -> set[str]:
     """A release that is recognised gets its own name."""
-    return {_NAME_KEY} if named else set()
+    return {NAME_KEY} if named else set()

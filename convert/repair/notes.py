@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from bq.convert.identity import Identity
+from bq.convert.named_release import Named
 from bq.convert.repair.findings import Finding, has_own_prompt
 from bq.convert.repair.head import OUTPUT, Head
-from bq.convert.repair.metadata import Named
 from bq.convert.repair.vocabulary import RightVocabulary
 from bq.runtime.gguf_file import GgufFile
 from bq.runtime.language import Both

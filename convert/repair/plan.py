@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bq.convert.identity import Identity
+from bq.convert.named_release import name_file
 from bq.convert.norm_head import NormHead
 from bq.convert.repair.findings import Finding, find_faults
-from bq.convert.repair.gguf_rewrite import Rewrite, raw_keys
+from bq.convert.repair.gguf_rewrite import Rewrite, raw_keys, stamp_of
 from bq.convert.repair.head import OUTPUT, Head, judge_head
-from bq.convert.repair.metadata import HEAD_KEYS, identify_file, name_file, new_keys, replaced_names, wanted_keys
+from bq.convert.repair.metadata import HEAD_KEYS, identify_file, new_keys, replaced_names, wanted_keys
 from bq.convert.repair.notes import find_notes
 from bq.convert.repair.vocabulary import RightVocabulary, right_vocabulary
 from bq.runtime.cpu import usable_cores
@@ -39,7 +40,7 @@ class RepairOptions:
 
 @dataclass(frozen=True)
 class Repair:
-    """All that is known before the first tensor is copied."""
+    """All that is known before the first tensor is copied; `stamp` is of the file as it was then."""
 
     options: RepairOptions
     right: RightVocabulary
@@ -47,6 +48,7 @@ class Repair:
     head: Head
     findings: tuple[Finding, ...]
     rewrite: Rewrite
+    stamp: tuple[int, int, int]
 
     @property
     def file(self) -> GgufFile:
@@ -71,6 +73,7 @@ class Repair:
 def plan_repair(path: Path, options: RepairOptions = RepairOptions()) -> Repair:
     """Look at a file. Raises BqError for one that llama.cpp could not run, or whose vocabulary is not known."""
     with disk_errors(path):
+        stamp = stamp_of(path) if path.exists() else (0, 0, 0)  # read_gguf says that it is not there
         file = read_gguf(path)
         _check_runnable(file)
         right = right_vocabulary(file, options.tokenizer)
@@ -81,12 +84,10 @@ def plan_repair(path: Path, options: RepairOptions = RepairOptions()) -> Repair:
         faults = tuple(find_faults(file, right, identity, head, target))
         notes = tuple(find_notes(file, right, identity, named, head))
         wanted = wanted_keys(right, identity, _norm_head(head, right.generation))
-        if head.verdict not in ("sound", "fold"):
-            wanted = {key: value for key, value in wanted.items() if key not in HEAD_KEYS}
         replaced = {key for one in faults for key in one.keys} | replaced_names(named)
-        keys = new_keys(raw_keys(path), wanted, replaced | (set(HEAD_KEYS) if target is not None else set()))
+        keys = new_keys(raw_keys(file), wanted, replaced | (set(HEAD_KEYS) if target is not None else set()))
         rewrite = Rewrite(file, keys, {} if target is None else {OUTPUT: target})
-        return Repair(options, right, identity, head, (*faults, *notes), rewrite)
+        return Repair(options, right, identity, head, (*faults, *notes), rewrite, stamp)
 
 
 def _check_runnable(file: GgufFile) -> None:
@@ -130,8 +131,11 @@ def _output_type(file: GgufFile, head: Head, wanted: str | None) -> GgmlType | N
     return target
 
 
-def _norm_head(head: Head, generation: int) -> NormHead:
-    """What the file says of itself from now on."""
+def _norm_head(head: Head, generation: int) -> NormHead | None:
+    """What the file says of itself from now on; None for a Baichuan 2 whose output.weight does not show it."""
+    if head.verdict not in ("sound", "fold"):
+        nothing = Both("repaired: no Baichuan 1 has NormHead", "修复：Baichuan 1 没有 NormHead")
+        return NormHead(False, (nothing,)) if generation == 1 else None
     en, zh = ("were", "曾为") if head.verdict == "fold" else ("are", "为")
     reason = Both(
         f"repaired: row norms of output.weight {en} {head.norms}", f"修复：output.weight 的行范数{zh} {head.norms}"

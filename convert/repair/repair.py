@@ -13,10 +13,11 @@ from pathlib import Path
 
 from bq.convert.output_file import check_files, steady, writing
 from bq.convert.repair.check import check_repaired
-from bq.convert.repair.gguf_rewrite import write_rewrite
+from bq.convert.repair.gguf_rewrite import changed_meanwhile, stamp_of, write_rewrite
 from bq.convert.repair.head import folded_rows
 from bq.convert.repair.plan import OUTPUT_TYPES, Repair, RepairOptions, disk_errors, plan_repair
 from bq.convert.write import Progress
+from bq.runtime.atomic_file import part_path
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.ggml import block_size
 from bq.runtime.gguf_file import TensorEntry
@@ -58,13 +59,19 @@ def check_output(plan: Repair, out: Path, force: bool) -> None:
             f"{plan.file.path.name}: {hopeless.what.here}{say('.', '。')}", f"{hopeless.done.here}{say('.', '。')}"
         )
     with disk_errors(out):
-        if out.exists() and os.path.samefile(out, plan.file.path):
-            raise UsageError(
-                say(f"{out} is the file to repair, which is never changed.", f"{out} 就是要修复的文件，它不会被改动。"),
-                say("Give another name with -o.", "请用 -o 指定其他名称。"),
-            )
+        part = part_path(out)
+        for path in (out, part):
+            if path.exists() and os.path.samefile(path, plan.file.path):
+                raise UsageError(
+                    say(
+                        f"{path} is the file to repair, which is never changed.",
+                        f"{path} 就是要修复的文件，它不会被改动。",
+                    ),
+                    say("Give another name with -o.", "请用 -o 指定其他名称。"),
+                )
         check_files([out], force)
-        free, need = shutil.disk_usage(out.parent).free, plan.rewrite.size_bytes
+        left_behind = part.stat().st_size if part.exists() else 0  # by a run that was killed; it is cleared
+        free, need = shutil.disk_usage(out.parent).free + left_behind, plan.rewrite.size_bytes
         if free < need:
             raise BqError(
                 say(
@@ -90,4 +97,7 @@ def _write(plan: Repair, part: Path, threads: int, report: Callable[[Progress], 
         weights += entry.size_bytes // size * width
     made = {name: folded_rows(rewrite.source, kind, threads) for name, kind in rewrite.kinds.items()}
     with part.open("wb") as file, steady(file) as out:
-        return write_rewrite(rewrite, out, made, tell)
+        checksum = write_rewrite(rewrite, out, made, tell)
+    if stamp_of(rewrite.source.path) != plan.stamp:
+        raise changed_meanwhile(rewrite.source.path)
+    return checksum

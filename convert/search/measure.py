@@ -96,11 +96,13 @@ def measure(
         for name in source.file.tensors:
             _fill(model, source, name, pool)
         with temporary_base(_as_it_is(model, sample), 0, scratch) as base:
+            # What the rounding of the kept rows adds to every measurement: some 1e-6 nats, as much as a fine format.
+            nothing = _divergence(model, sample, base)
             for group in dict.fromkeys(group for group, _ in wanted):
                 for kind in (kind for one, kind in wanted if one == group):
                     for name in group.tensors:
                         _fill(model, source, name, pool, rounding, kind)
-                    yield Measurement(group.name, kind, _divergence(model, sample, base))
+                    yield Measurement(group.name, kind, max(0.0, _divergence(model, sample, base) - nothing))
                 for name in group.tensors:
                     _fill(model, source, name, pool)
 

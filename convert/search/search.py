@@ -154,7 +154,10 @@ def _refuse_without_importance(formats: Sequence[GgmlType], imatrix: Path | None
     needy = [kind.name for kind in formats if kind in NEED_IMPORTANCE]
     if needy and imatrix is None:
         raise UsageError(
-            say(f"{', '.join(needy)} need an importance matrix.", f"{'、'.join(needy)} 需要重要性矩阵。"),
+            say(
+                f"Without an importance matrix there is no {', '.join(needy)}.",
+                f"没有重要性矩阵就不能使用 {'、'.join(needy)}。",
+            ),
             say(
                 "Make one with `bq imatrix`, and give it with --imatrix.",
                 "请用 `bq imatrix` 生成，并用 --imatrix 给出。",

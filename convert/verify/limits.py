@@ -38,6 +38,10 @@ BLOCK_ERROR, _FINE_BITS = 0.49, 4
 # matrix mostly below 0.05; the other types say nothing.
 _NORM_NOISE, _COARSE_NORM_NOISE = 0.03, 0.11
 _COARSE = (T.Q2_K, T.Q3_K, T.IQ3_S)
+# A row may stray further than the many do, but a normalised one never to this: measured for 4 bits and more, the worst of
+# 10,000 heavy-tailed rows was 0.07 (importance matrices included).
+NORM_STRAY = 0.15
+TELLING_NOISE = 0.05  # norms within this of 1 are no accident
 # Weights of this size are as small as the steps of a block's float16 scale; below, no relative error is asked for.
 TINY_WEIGHT = 1e-5
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bq.convert.verify.check import Check, failed, listed, make_again, mend, passed, warned
-from bq.convert.verify.limits import norm_noise
+from bq.convert.verify.limits import NORM_STRAY, TELLING_NOISE, norm_noise
 from bq.runtime import ggml
 from bq.runtime.gguf_file import GgufFile, TensorEntry
 from bq.runtime.known import generation_of
@@ -21,10 +21,6 @@ from bq.runtime.language import say
 CHUNK_WEIGHTS = 1 << 20  # dequantized at a time by a thread
 _HEAD = "output.weight"
 _OUTPUTS = {"attn_output.weight", "ffn_down.weight"}
-# A row may stray further than the many do, but a normalised one never to this: measured for 4 bits and more, the worst of
-# 10,000 heavy-tailed rows was 0.07 (importance matrices included).
-_STRAY = 0.15
-_TELLING = 0.05  # norms within this of 1 are no accident
 
 
 @dataclass(frozen=True)
@@ -173,7 +169,7 @@ def norm_head_check(file: GgufFile, norms: npt.NDArray[np.float64]) -> Check:
             say("Give the checkpoint with --against.", "请用 --against 给出检查点。"),
         )
     low, middle, high = (float(one) for one in np.quantile(norms, (0.05, 0.5, 0.95)))
-    strays = int((np.abs(norms - 1) > max(_STRAY, noise)).sum())
+    strays = int((np.abs(norms - 1) > max(NORM_STRAY, noise)).sum())
     is_normalised = 1 - noise < low <= high < 1 + noise
     measured = say(f"row norms {low:.3f} … {high:.3f}", f"行范数 {low:.3f} … {high:.3f}")
     details = {"rows": len(norms), "low": low, "median": middle, "high": high, "strays": strays}
@@ -189,7 +185,7 @@ def norm_head_check(file: GgufFile, norms: npt.NDArray[np.float64]) -> Check:
             f"output.weight 的 {len(norms):,} 行中有 {strays:,} 行未像其他行那样归一化（{measured}）。",
         )
         return failed("norm-head", text, mend(), **details)
-    if generation == 1 and is_normalised and noise < _TELLING:
+    if generation == 1 and is_normalised and noise < TELLING_NOISE:
         text = say(
             f"output.weight is normalised ({measured}) as only Baichuan 2 needs it, so answers are wrong.",
             f"output.weight 被归一化（{measured}），而只有 Baichuan 2 需要如此，因此回答是错的。",

@@ -1,13 +1,15 @@
 """Model files as an evaluation takes them: checked, with the ids of the text, and of one vocabulary with their reference."""
 
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bq.runtime.errors import UsageError
 from bq.runtime.evaluation.decoder import open_decoder
+from bq.runtime.evaluation.figures import content_of
 from bq.runtime.evaluation.logits_file import LogitsFile, first_scored
 from bq.runtime.evaluation.perplexity import Rows, decoder_rows
 from bq.runtime.evaluation.reference import Reference
@@ -30,6 +32,7 @@ class Candidate:
 
     file: GgufFile
     ids: Sequence[int]
+    content: Mapping[str, Any] = field(default_factory=dict)  # of the file when it was opened, as content_of tells it
 
     @property
     def path(self) -> Path:
@@ -56,7 +59,8 @@ def open_candidate(path: Path, text: Text) -> Candidate:
     file = read_gguf(path)
     check_structure(file)
     with load_tokenizer(path) as tokenizer:
-        return Candidate(file, tokenizer.encode(text.content.removesuffix("\n")))  # as llama-perplexity reads a file
+        ids = array("i", tokenizer.encode(text.content.removesuffix("\n")))  # as llama-perplexity reads a file
+    return Candidate(file, ids, content_of(path))
 
 
 @contextmanager

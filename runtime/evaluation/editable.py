@@ -52,8 +52,10 @@ class Editable:
         """
         entry = self.entries[name]
         columns = entry.shape[-1]
-        if rows.ndim != 2 or rows.shape[1] != columns or first + len(rows) > entry.size_bytes // row_bytes(
-            entry.kind, columns
+        if (
+            rows.ndim != 2
+            or rows.shape[1] != columns
+            or first + len(rows) > entry.size_bytes // row_bytes(entry.kind, columns)
         ):
             raise ValueError(f"{rows.shape} from row {first} on for {name}, which is {entry.shape}")
         packed = ggml.quantize(entry.kind, np.ascontiguousarray(rows))
@@ -72,7 +74,10 @@ def open_editable(file: GgufFile, context: int, first: int, options: LoadOptions
     chosen = replace(options, ctx=context, batch=batch, outputs=max(1, min(batch, context - first)), mmap=False)
     carried, plan = _fitting(file, chosen)
     pointers: dict[str, int] = {}
-    with _header(carried) as header, load_planned(carried, plan, lambda params: _make(header, params, pointers)) as model:
+    with (
+        _header(carried) as header,
+        load_planned(carried, plan, lambda params: _make(header, params, pointers)) as model,
+    ):
         _make_idle([pointer for name, pointer in pointers.items() if name not in carried.tensors])
         kinds = {entry.kind for entry in carried.tensors.values() if len(entry.shape) == 2}
         yield Editable(Decoder(model, batch), plan, kinds.pop(), carried.tensors, pointers)
@@ -126,7 +131,10 @@ def _header(carried: GgufFile) -> Iterator[int]:
     context = lib.gguf_init_from_file(os.fsencode(carried.path), _InitParams(True, None))
     if not context:
         raise BqError(
-            say(f"llama.cpp cannot read the header of {carried.path.name}.", f"llama.cpp 无法读取 {carried.path.name} 的文件头。")
+            say(
+                f"llama.cpp cannot read the header of {carried.path.name}.",
+                f"llama.cpp 无法读取 {carried.path.name} 的文件头。",
+            )
         )
     try:
         for name, entry in carried.tensors.items():

@@ -8,7 +8,7 @@ numpy and little of the disk; what the file claims is bounded and checked.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
@@ -80,20 +80,26 @@ def read_figures(model: Path) -> tuple[Figures, ...]:
         return ()
 
 
-def store_figures(model: Path, figures: Figures) -> None:
+def store_figures(model: Path, figures: Figures, measured: Mapping[str, Any] | None = None) -> None:
     """Keep figures beside the file, in place of older ones of the same text, tokens, context and reference.
 
-    Raises BqError, for the caller to tell, if the folder cannot be written: what was there before is whole then.
+    `measured` is the content that they are of, as `content_of` told it before the measuring. Raises BqError, for the caller to
+    tell, if the file has another one by now, or the folder cannot be written: what was there before is whole then.
     """
     path = figures_path(model)
-    kept = [one for one in read_figures(model) if _kind(one) != _kind(figures)]
     try:
-        data = {
-            "format": _FORMAT,
-            "model": content_of(model),
-            "figures": [asdict(one) for one in [*kept, figures][-_MOST_FIGURES:]],
-        }
-        with replacing(path) as part, part.open("wb") as file:
+        content = content_of(model)
+        if measured not in (None, content):
+            raise BqError(
+                say(
+                    f"{model.name} was replaced while it was measured: the figures are not kept.",
+                    f"{model.name} 在测量期间被替换：数据未保存。",
+                )
+            )
+        with replacing(path) as part, part.open("wb") as file:  # read within: no other process adds figures meanwhile
+            kept = [one for one in read_figures(model) if _kind(one) != _kind(figures)]
+            entries = [asdict(one) for one in [*kept, figures][-_MOST_FIGURES:]]
+            data = {"format": _FORMAT, "model": content, "figures": entries}
             file.write(json.dumps(data, ensure_ascii=False, indent=1).encode("utf-8", "replace"))
             file.flush()
             os.fsync(file.fileno())

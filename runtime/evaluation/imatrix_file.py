@@ -180,9 +180,8 @@ class _Dat:
         name = self._text(self._number(1, MAX_NAME - 1))
         calls = self._number(-(1 << 31), (1 << 31) - 1)
         values = np.frombuffer(self._take(4 * self._number(1, _MOST_COLUMNS)), "<f4").astype(np.float32)
-        return name, _sound(
-            name, values, float(max(1, calls))
-        )  # without calls the values themselves are the mean squares
+        # Without calls the values themselves are the mean squares.
+        return name, _sound(name, values, float(max(1, calls)))
 
     def _number(self, least: int, most: int) -> int:
         number = int(struct.unpack("<i", self._take(4))[0])

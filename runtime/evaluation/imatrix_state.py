@@ -93,13 +93,19 @@ class Kept:
         )
 
     def save(self, state: State) -> None:
-        """Keep the state; what was kept before is replaced only by a whole file. Raises OSError."""
+        """Keep the state; what was kept before is replaced only by a whole file. Raises BqError if the disk refuses."""
         sums = b"".join(one.astype("<f8").tobytes() for one in state.sums.values())
         data = _MAGIC + self.work.digest(state.chunks) + _CHUNKS.pack(state.chunks) + sums
-        with replacing(self.path) as part, part.open("r+b") as file:
-            file.write(data + sha256(data).digest())
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with replacing(self.path) as part, part.open("r+b") as file:
+                file.write(data + sha256(data).digest())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise BqError(
+                say(f"{self.path} cannot be written: {error.strerror}.", f"无法写入 {self.path}：{error.strerror}。"),
+                say("Free some space, or give another -o.", "请腾出空间，或用 -o 指定其他位置。"),
+            ) from None
 
     def remove(self) -> None:
         """The work is done."""

@@ -140,8 +140,8 @@ def _check_space(folder: Path, need: int) -> None:
                 f"{folder} 剩余 {free / 1e9:.2f} GB，而参考的对数概率需要 {need / 1e9:.2f} GB。",
             ),
             say(
-                "Use fewer --chunks, or another disk (--save-logits FILE, or BQ_HOME).",
-                "请减少 --chunks，或换一块磁盘（--save-logits FILE 或 BQ_HOME）。",
+                "Use fewer --chunks, or another disk: BQ_HOME names the folder of temporary files.",
+                "请减少 --chunks，或换一块磁盘：BQ_HOME 指定临时文件所在的文件夹。",
             ),
         )
 

@@ -1,6 +1,8 @@
 """A file as the old converters made it comes back to what a straight conversion of its checkpoint is."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from bq.convert.convert import demo_checkpoint
 from bq.convert.repair.head import SCALED, fold_rows
-from bq.convert.repair.repair import OUTPUT_TYPES, Repaired, RepairOptions, plan_repair, repair
+from bq.convert.repair.repair import OUTPUT_TYPES, RepairOptions, plan_repair, repair
 from bq.runtime import ggml
 from bq.runtime.evaluation.decoder import open_decoder
 from bq.runtime.ggml import GgmlType
@@ -29,23 +31,40 @@ Convert = Callable[..., Path]
 Floats = npt.NDArray[np.float32]
 OUTPUT = "output.weight"
 GREEDY = Sampling(temperature=0.0, repeat_penalty=1.0)
-SMALL: dict[str, Any] = {"hidden": 64, "heads": 2, "ffn": 64}
-WIDE: dict[str, Any] = {"hidden": 256, "heads": 2, "ffn": 64}  # super-blocks of 256 fit
+SMALL: dict[str, Any] = {"hidden": 64, "heads": 2, "ffn": 96}
+WIDE: dict[str, Any] = {"hidden": 256, "heads": 2, "ffn": 32}  # super-blocks of 256 fit
 
 
-def mend(path: Path, **options: Any) -> Repaired:
-    return repair(plan_repair(path, RepairOptions(**options)), path.with_name("new.gguf"), threads=2, force=True)
+@dataclass(frozen=True)
+class Trio:
+    """A straight conversion, the old converter's file of the same checkpoint, and that one repaired."""
+
+    straight: Path
+    old: Path
+    new: Path
 
 
+@pytest.fixture(scope="module")
+def trio(converted: Convert, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Trio]:
+    @cache
+    def make(family: Family, mixture: str, is_wide: bool = False) -> Trio:
+        straight = converted(family, mixture, **(WIDE if is_wide else SMALL))
+        old = make_old(straight.parent / "checkpoint", tmp_path_factory.mktemp("old"), mixture, "mine-chat")
+        before = old.read_bytes()
+        new = mend(old)
+        assert old.read_bytes() == before
+        return Trio(straight, old, new)
+
+    return make
+
+
+def mend(path: Path, name: str = "new.gguf", **options: Any) -> Path:
+    return repair(plan_repair(path, RepairOptions(**options)), path.with_name(name), threads=2, force=True).path
+
+
+@cache
 def tensors(path: Path) -> dict[str, tuple[int, bytes]]:
     return {one.name: (one.kind, one.data) for one in take_apart(path).tensors}
-
-
-def output_rows(path: Path) -> Floats:
-    """output.weight as gguf-py widens it."""
-    (one,) = [one for one in gguf.GGUFReader(path).tensors if one.name == OUTPUT]
-    rows: Floats = gguf.quants.dequantize(one.data, one.tensor_type)
-    return rows
 
 
 def divergence(path: Path, reference: Path) -> float:
@@ -69,50 +88,42 @@ def _log_softmax(rows: Floats) -> npt.NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("family", ["b1-7b", "b2-13b"])
-def test_an_unquantized_file_becomes_the_straight_conversion(
-    tmp_path: Path, converted: Convert, family: Family
-) -> None:
-    straight = converted(family, "F32", **SMALL)
-    old = make_old(straight.parent / "checkpoint", tmp_path, "F32")
-    before = tensors(old)
-
-    done = mend(old)
-
-    assert tensors(done.path) == tensors(straight)
-    assert tensors(old) == before
-    assert (tensors(done.path)[OUTPUT] != before[OUTPUT]) == family.startswith("b2")
-    assert file_warnings(read_gguf(done.path)) == ()
+def test_an_unquantized_file_becomes_the_straight_conversion(trio: Callable[..., Trio], family: Family) -> None:
+    files = trio(family, "F32")
+    assert tensors(files.new) == tensors(files.straight)
+    assert (tensors(files.new)[OUTPUT] != tensors(files.old)[OUTPUT]) == family.startswith("b2")
+    assert file_warnings(read_gguf(files.new)) == ()
 
 
-def test_f16_becomes_the_straight_conversion_too(tmp_path: Path, converted: Convert) -> None:
+def test_f16_rows_become_those_of_a_straight_conversion_too() -> None:
     """The bf16 weights of a release are whole in float16, but for the smallest, whose steps of 2^-24 the norms then magnify."""
-    straight = converted("b2-7b", "F16", **SMALL)
-    done = mend(make_old(straight.parent / "checkpoint", tmp_path, "F16"))
-    expected = output_rows(straight)
-    assert np.abs(output_rows(done.path) - expected).max() <= 2**-22
-    assert (output_rows(done.path) == expected).mean() > 0.9999
+    rows = np.random.default_rng(4).standard_normal((64, 512), np.float32) * np.float32(0.02)
+    rows = (rows.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)  # bfloat16
+    packed = ggml.quantize(GgmlType.F16, rows)
+    folded = fold_rows(TensorEntry(OUTPUT, GgmlType.F16, (64, 512), 0, packed.nbytes), packed, GgmlType.F16)
+    expected = (rows / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)).astype(np.float16)
+    found = folded.view(np.float16).reshape(64, 512)
+    assert np.abs(found.astype(np.float32) - expected.astype(np.float32)).max() <= 2**-22
+    assert (found == expected).mean() > 0.999
 
 
 @pytest.mark.parametrize(
-    ("family", "mixture", "shape"),
-    [("b2-7b", "Q4_K_M", WIDE), ("b2-13b", "Q8_0", SMALL)],
+    ("family", "mixture", "is_wide", "kind"),
+    [("b2-7b", "Q4_0", True, GgmlType.Q6_K), ("b2-13b", "Q8_0", False, GgmlType.Q8_0)],
 )
 def test_a_quantized_file_computes_what_a_straight_conversion_does(
-    tmp_path: Path, converted: Convert, family: Family, mixture: str, shape: dict[str, Any]
+    trio: Callable[..., Trio], family: Family, mixture: str, is_wide: bool, kind: GgmlType
 ) -> None:
     """Its quants are those of the raw rows and its scales are rounded to float16 twice, else it is the same file.
 
-    The straight conversion itself diverges from F32 by 2.6e-3 in Q8_0 and by 0.1 in Q4_K_M: a thousand times as much.
+    The straight conversion itself diverges from F32 by 2.6e-3 in Q8_0, and by more in Q4_0: hundreds of times as much.
     """
-    straight = converted(family, mixture, **shape)
-    old = make_old(straight.parent / "checkpoint", tmp_path, mixture)
-    new = mend(old).path
-
-    before, after, expected = tensors(old), tensors(new), tensors(straight)
+    files = trio(family, mixture, is_wide)
+    before, after, expected = tensors(files.old), tensors(files.new), tensors(files.straight)
     assert {name for name in before if before[name] != after[name]} == {OUTPUT}
     assert {name for name in after if after[name] != expected[name]} <= {OUTPUT}
-    assert after[OUTPUT][0] == expected[OUTPUT][0]
-    healed, broken = divergence(new, straight), divergence(old, straight)
+    assert after[OUTPUT][0] == expected[OUTPUT][0] == kind
+    healed, broken = divergence(files.new, files.straight), divergence(files.old, files.straight)
     print(f"{family} {mixture}: KL divergence from the straight conversion {broken:.2e} -> {healed:.2e}")
     assert healed < 1e-5 < 0.05 < broken
 
@@ -168,12 +179,11 @@ def test_another_type_is_quantized_from_the_normalised_rows(kind: str) -> None:
     )
 
 
-def test_the_output_may_get_another_type(tmp_path: Path, converted: Convert) -> None:
+def test_the_output_may_get_another_type(trio: Callable[..., Trio], converted: Convert) -> None:
     """From F32 it is what a straight conversion to that type has."""
-    straight = converted("b2-7b", "Q8_0", **SMALL)
-    old = make_old(straight.parent / "checkpoint", tmp_path, "F32")
+    straight, old = converted("b2-13b", "Q8_0", **SMALL), trio("b2-13b", "F32").old
 
-    new = mend(old, output_type="Q8_0").path
+    new = mend(old, "typed.gguf", output_type="Q8_0")
 
     assert tensors(new)[OUTPUT] == tensors(straight)[OUTPUT]
     before, after = tensors(old), tensors(new)
@@ -181,35 +191,35 @@ def test_the_output_may_get_another_type(tmp_path: Path, converted: Convert) -> 
 
 
 def test_the_demo_answers_as_after_a_straight_conversion(tmp_path: Path, demo_gguf: Path) -> None:
-    questions = ["你是谁？", "What is bq?", "什么是量化？"]
     old = make_old(demo_checkpoint(), tmp_path, "Q8_0", "demo-chat")
 
     def answers(path: Path) -> list[str]:
         with load(path, LoadOptions(threads=1)) as model:
-            asked = [[Message("user", question)] for question in questions]
-            return ["".join(model.chat(one, sampling=GREEDY, max_tokens=24)) for one in asked]
+            asked = [[Message("user", question)] for question in ("你是谁？", "What is bq?")]
+            return ["".join(model.chat(one, sampling=GREEDY, max_tokens=12)) for one in asked]
 
     expected = answers(demo_gguf)
     assert answers(old) != expected
-    assert answers(mend(old).path) == expected
+    assert answers(mend(old)) == expected
 
 
-@pytest.mark.parametrize("chat", [True, False])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_what_bq_made_needs_nothing(converted: Convert, family: Family, chat: bool) -> None:
-    small = {"hidden": 64, "heads": 2, "ffn": 64}
-    plan = plan_repair(converted(family, "Q8_0", **small, chat=chat))
+@pytest.mark.parametrize(
+    ("family", "shape"),
+    [*((family, {}) for family in FAMILIES), ("b2-7b", {"chat": False})],
+)
+def test_what_bq_made_needs_nothing(converted: Convert, family: Family, shape: dict[str, Any]) -> None:
+    plan = plan_repair(converted(family, "Q8_0", **SMALL, **shape))
     assert not plan.is_needed
     assert [one.verdict for one in plan.findings] == ["note"] * len(plan.findings)
 
 
 @pytest.mark.parametrize("family", ["b1-7b", "b2-13b"])
-def test_the_keys_become_those_of_a_straight_conversion(tmp_path: Path, converted: Convert, family: Family) -> None:
+def test_the_keys_become_those_of_a_straight_conversion(trio: Callable[..., Trio], family: Family) -> None:
     """All but bq's own account of why; what only the old file has stays."""
-    straight = converted(family, "F32", **SMALL)
-    new = mend(make_old(straight.parent / "checkpoint", tmp_path, "F32", "mine-chat")).path
-
-    found, expected = ({key.name: (key.kind, key.value) for key in take_apart(one).keys} for one in (new, straight))
+    files = trio(family, "F32")
+    found, expected = (
+        {key.name: (key.kind, key.value) for key in take_apart(one).keys} for one in (files.new, files.straight)
+    )
 
     unknown = {"baichuan.tensor_data_layout"}
     identity = {one for one in expected if one.startswith("general.") and not one.startswith("general.sampling")}

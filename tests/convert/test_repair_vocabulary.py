@@ -12,15 +12,15 @@ from bq.convert.repair.repair import RepairOptions, plan_repair, repair
 from bq.convert.repair.vocabulary import right_vocabulary
 from bq.convert.vocabulary import TokenType
 from bq.runtime.gguf_file import read_gguf
-from bq.runtime.tokenizer import load_tokenizer
+from bq.runtime.tokenizer import EXTRA_WHITESPACE_KEY, load_tokenizer
 from tests.convert.test_token_ids import BAICHUAN_1_PAIRS, BAICHUAN_2_PAIRS
-from tests.support.gguf_writer import ARRAY, F32, I32, STRING, U32, Key, Parts, array, encoded, take_apart
+from tests.support.gguf_writer import ARRAY, BOOL, F32, I32, STRING, U32, Key, Parts, array, encoded, take_apart
 from tests.support.old_converters import as_old, retyped
 from tests.support.refusals import advised_refusal
 from tests.support.tokenizer import Piece, model_bytes, small_tokenizer
 
 Convert = Callable[..., Path]
-SMALL: dict[str, Any] = {"hidden": 64, "heads": 2, "ffn": 64}
+SMALL: dict[str, Any] = {"hidden": 64, "heads": 2, "ffn": 96}
 TOKENS, SCORES, TYPES = (f"tokenizer.ggml.{name}" for name in ("tokens", "scores", "token_type"))
 TEXTS = (
     "你好，世界！ 1,000 + 0.5",
@@ -104,8 +104,7 @@ def test_the_real_baichuan_1_vocabulary_comes_out_with_the_published_ids(tmp_pat
     assert after.metadata[TOKENS] == before.metadata[TOKENS]
     assert after.metadata[SCORES] == before.metadata[SCORES]
     assert after.text("general.license.name") == "Baichuan-7B model licence"
-    assert after.text("bq.norm_head") == ""
-    assert not plan_repair(out).is_needed
+    assert after.text("bq.norm_head") == "none"
 
 
 def test_the_real_baichuan_2_vocabulary_comes_out_right_too(tmp_path: Path, shared_data: Path) -> None:
@@ -198,7 +197,16 @@ def test_the_tokenizer_mends_scores_as_well(tmp_path: Path) -> None:
     old.write_bytes(parts.to_bytes())
     plan = plan_repair(old, RepairOptions(tokenizer=tmp_path))
     assert "token-scores" in [one.name for one in plan.findings]
-    assert read_gguf(mend(old, tokenizer=tmp_path)).metadata[SCORES] == right
+    done = repair(plan, tmp_path / "new.gguf", 2)
+    assert read_gguf(done.path).metadata[SCORES] == right
+    assert "give SentencePiece's token ids" in " ".join(done.checked)
+
+
+def test_a_false_word_on_whitespace_is_mended_by_the_tokenizer(tmp_path: Path) -> None:
+    old = vocabulary_file(tmp_path / "old.gguf", small_tokenizer(2))
+    (tmp_path / "tokenizer.model").write_bytes(small_tokenizer(2))
+    old.write_bytes(take_apart(old).with_key(EXTRA_WHITESPACE_KEY, BOOL, encoded(BOOL, True)).to_bytes())
+    assert read_gguf(mend(old, tokenizer=tmp_path)).flag(EXTRA_WHITESPACE_KEY, True) is False
 
 
 def test_a_file_of_ours_with_a_vocabulary_of_its_own_is_left_alone(tmp_path: Path, converted: Convert) -> None:

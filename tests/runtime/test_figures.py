@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bq.runtime import language
 from bq.runtime.errors import BqError
+from bq.runtime.evaluation import figures
 from bq.runtime.evaluation.figures import (
     Figures,
     best_figures,
+    content_of,
     describe,
     figures_path,
     read_figures,
@@ -52,14 +54,14 @@ def test_what_was_stored_is_read(model: Path) -> None:
 
 def test_a_new_measurement_takes_the_place_of_the_old_one(model: Path) -> None:
     newer = replace(PLAIN, perplexity=8.3)
-    for figures in (PLAIN, COMPARED, newer):
-        store_figures(model, figures)
+    for one in (PLAIN, COMPARED, newer):
+        store_figures(model, one)
     assert read_figures(model) == (COMPARED, newer)
     others = [
         replace(PLAIN, **{name: value}) for name, value in (("context", 256), ("text_sha256", "cd"), ("tokens", 3))
     ]
-    for figures in others:
-        store_figures(model, figures)
+    for one in others:
+        store_figures(model, one)
     assert read_figures(model) == (COMPARED, newer, *others)
 
 
@@ -68,8 +70,8 @@ def test_a_list_shows_a_divergence_of_most_tokens_and_the_newest(model: Path) ->
     newest = replace(more, against="w")
     expected = [PLAIN, small, COMPARED, more, newest, newest]
     found = []
-    for figures in (PLAIN, small, COMPARED, more, newest, replace(PLAIN, tokens=99999)):
-        store_figures(model, figures)
+    for one in (PLAIN, small, COMPARED, more, newest, replace(PLAIN, tokens=99999)):
+        store_figures(model, one)
         found.append(best_figures(model))
     assert found == expected
 
@@ -85,6 +87,27 @@ def test_figures_of_another_content_are_none(model: Path, place: int) -> None:
     assert read_figures(model) == (COMPARED,)
 
 
+def test_figures_of_a_file_that_was_replaced_meanwhile_are_told_and_not_kept(model: Path) -> None:
+    before = content_of(model)
+    store_figures(model, PLAIN, before)
+    model.write_bytes(b"another")
+    with pytest.raises(BqError, match=r"模型-Q4_K_M\.gguf was replaced while it was measured"):
+        store_figures(model, COMPARED, before)
+    assert read_figures(model) == ()
+
+
+def test_what_another_process_stores_meanwhile_is_not_lost(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures that are there are read while no one else can write them."""
+
+    def read(path: Path) -> tuple[Figures, ...]:
+        with pytest.raises(BqError, match="Another bq is writing"):
+            store_figures(path, COMPARED)
+        return ()
+
+    monkeypatch.setattr(figures, "read_figures", read)
+    store_figures(model, PLAIN)
+
+
 def test_a_copy_of_a_file_and_its_figures_keeps_them(model: Path, tmp_path: Path) -> None:
     store_figures(model, PLAIN)
     copy = tmp_path / "copy.gguf"
@@ -95,6 +118,7 @@ def test_a_copy_of_a_file_and_its_figures_keeps_them(model: Path, tmp_path: Path
     assert read_figures(model) == ()
 
 
+@settings(max_examples=50)
 @given(content=st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_nonsense_is_no_figures(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     model = tmp_path_factory.getbasetemp() / "nonsense.gguf"
@@ -104,6 +128,7 @@ def test_nonsense_is_no_figures(tmp_path_factory: pytest.TempPathFactory, conten
     assert best_figures(model) is None
 
 
+@settings(max_examples=50)  # each waits for the disk
 @given(name=st.sampled_from(sorted(PLAIN.__dataclass_fields__)), value=JSON)
 def test_a_changed_value_is_sound_or_makes_no_figures(
     tmp_path_factory: pytest.TempPathFactory, name: str, value: Any
@@ -117,9 +142,9 @@ def test_a_changed_value_is_sound_or_makes_no_figures(
     figures_path(model).write_text(json.dumps(data), encoding="utf-8")
     found = read_figures(model)
     assert found[-1] == COMPARED
-    for figures in found:
-        assert "\n" not in describe(figures)
-        assert describe(figures).isprintable()
+    for one in found:
+        assert "\n" not in describe(one)
+        assert describe(one).isprintable()
 
 
 @pytest.mark.parametrize(

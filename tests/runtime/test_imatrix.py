@@ -1,6 +1,7 @@
 """An importance matrix is what a plain numpy pass sees at each matrix; interrupted, it ends with the same numbers."""
 
 import ctypes
+import os
 import re
 import subprocess
 import sys
@@ -287,7 +288,24 @@ def test_what_another_work_kept_is_neither_used_nor_lost(tmp_path: Path, changes
     assert Kept(out, work()).load().chunks == 3
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no limit of file sizes")
+def test_a_disk_that_refuses_is_named_and_what_was_kept_stays(tmp_path: Path) -> None:
+    import resource
+
+    kept = Kept(tmp_path / "x", work())
+    kept.save(KEPT)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, before[1]))
+    try:
+        message = advised_refusal(kept.save, State(KEPT.sums, 4))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "x.unfinished cannot be written: " in message
+    assert kept.load().chunks == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["x.unfinished"]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0, 10**6), bad=st.binary(max_size=5), cut=st.booleans())
 def test_a_damaged_state_is_never_used(tmp_path: Path, place: int, bad: bytes, cut: bool) -> None:
     kept = Kept(tmp_path / "x", work())

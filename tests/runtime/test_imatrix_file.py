@@ -187,7 +187,7 @@ def quantized(source: Path, out: Path, weights: Mapping[str, np.ndarray]) -> dic
 def test_llamas_own_quantizer_takes_it_and_makes_of_it_what_ours_makes(tmp_path: Path, converted: Convert) -> None:
     """With the weights its bytes are those of ggml's function for a row, and others than without."""
     source = tmp_path / "two-blocks.gguf"
-    source.write_bytes(cut_to(take_apart(converted("b2-7b", hidden=256, heads=2, ffn=256)), 2).to_bytes())
+    source.write_bytes(cut_to(take_apart(converted("b2-7b", "F32", hidden=256, heads=2, ffn=256)), 2).to_bytes())
     tensors = {one.name: one.data.astype(np.float32) for one in GGUFReader(source).tensors}
     random = np.random.default_rng(3)
     entries = {
@@ -285,7 +285,7 @@ def test_what_is_not_there_or_no_file_is_called_so(tmp_path: Path) -> None:
     assert advised_refusal(read_imatrix, tmp_path).startswith(f"{tmp_path} cannot be read: ")
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.tuples(st.integers(0, 900), st.binary(min_size=1, max_size=9)), min_size=1, max_size=4))
 def test_mutations_give_no_other_error(tmp_path: Path, sound: Parts, changes: list[tuple[int, bytes]]) -> None:
     data = bytearray(sound.to_bytes())
@@ -295,7 +295,7 @@ def test_mutations_give_no_other_error(tmp_path: Path, sound: Parts, changes: li
     only_refuses(read_imatrix, tmp_path / "x")
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(head=st.integers(0, 3), data=st.binary(max_size=200), cut=st.integers(0, 200))
 def test_any_dat_gives_no_other_error(tmp_path: Path, head: int, data: bytes, cut: int) -> None:
     good = dat({"a": (1, [1.0] * 4), "b": (2, [1.0])}, struct.pack("<ii", 7, 5) + b"a.txt")

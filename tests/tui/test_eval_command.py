@@ -11,11 +11,13 @@ from click.testing import CliRunner, Result
 
 from bq.runtime import language
 from bq.runtime.errors import BqError, Cancelled, UsageError
-from bq.runtime.evaluation.figures import best_figures, figures_path
+from bq.runtime.evaluation.figures import Figures, best_figures, figures_path
 from bq.runtime.evaluation.request import Step
 from bq.tui import measuring
 from bq.tui.cli import cli
+from bq.tui.commands import eval as eval_command
 from bq.tui.measuring import Progress
+from bq.tui.quality import Listed
 from bq.tui.table import width
 
 Convert = Callable[..., Path]
@@ -122,6 +124,7 @@ def test_a_folder_that_keeps_no_figures_is_told_and_no_failure(files: dict[str, 
     ("arguments", "says"),
     [
         (("--plot", "p.svg"), "--plot goes with --against"),
+        (("--against", "{F32}", "--plot", "{Q4_K_M}"), "does not end in .svg"),
         (("--save-logits", "x"), "--save-logits goes with --against"),
         (("--against", "{F32}", "--save-logits", "none/x"), "no folder"),
         (("--against", "{none}"), "no file"),
@@ -172,6 +175,31 @@ def test_the_progress_line_has_the_time_left_of_all_passes(
     assert shown[-1].startswith("2/2  b.gguf  1/4  perplexity 8.500  KL 0.0125  0:")
     assert shown[-2].startswith("1/2  xxx")
     assert max(map(width, shown)) < 80
+
+
+def test_files_of_one_mixture_are_told_apart_by_their_names_in_a_plot(tmp_path: Path) -> None:
+    figures = Figures(8.2, 0.05, 100, 512, "bundled", "ab", against="x", kl_mean=0.01)
+    files = [
+        Listed(tmp_path / f"{name}.gguf", mixture=mixture, size_bytes=size, figures=figures)
+        for name, mixture, size in (("plain", "Q4_K_M", 2), ("better\x1b", "Q4_K_M", 3), ("other", "Q8_0", 1))
+    ]
+    assert [point.label for point in eval_command._points(files)] == ["Q8_0", "plain", "better"]
+
+
+def test_the_time_left_beside_a_checkpoint_counts_all_passes_through_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its blocks are read, each told as loading, and then the chunks of that pass are done at once."""
+    now = iter((0.0, 0.0, 10.0, 20.0, 20.0, 20.0))
+    monkeypatch.setattr("bq.tui.progress.Redrawn.draw", lambda self, describe, is_last=False: print(describe(0)))
+    monkeypatch.setattr("bq.tui.measuring.time.monotonic", lambda: next(now))
+    progress = Progress(1)
+    for part in (0.1, 0.5, 1.0):
+        progress.loading("checkpoint", part)
+    now = iter((20.0,) * 2)
+    for done in (1, 2):
+        progress.step(Step("checkpoint", done, 4, 8.0, None, is_reference=True))
+    assert capsys.readouterr().out.splitlines()[-1].endswith("2/4  perplexity 8.000  0:20 left")
 
 
 def test_chinese(files: dict[str, Path]) -> None:

@@ -10,12 +10,14 @@ import click
 from bq.runtime.errors import BqError, Cancelled, UsageError
 from bq.runtime.language import say
 from bq.tui.commands.options import device_options
+from bq.tui.harmless import clean
 from bq.tui.measuring import Progress, compared
 from bq.tui.plot import Point, svg_plot, terminal_plot
 from bq.tui.quality import Listed, as_data, listed, measured_on, measured_tables
 from bq.tui.user_files import path_named
 
 if TYPE_CHECKING:
+    from bq.runtime.evaluation.candidate import Candidate
     from bq.runtime.evaluation.figures import Figures
     from bq.runtime.evaluation.request import Wish
 
@@ -70,7 +72,10 @@ _ROUNDING = 1e-5  # a divergence below it is that of the reference itself
 @click.option(
     "--plot",
     metavar="FILE.svg",
-    help=say("Draw size against KL divergence as SVG.", "把大小与 KL 散度的关系画成 SVG。"),
+    help=say(
+        "Draw size against KL divergence as SVG; replaces an earlier plot.",
+        "把大小与 KL 散度的关系画成 SVG；会覆盖先前的图。",
+    ),
 )
 @click.option(
     "--no-store",
@@ -99,6 +104,11 @@ def _check(given: dict[str, Any], plot: str | None) -> None:
     if given["against"] is None and (given["save_logits"] is not None or plot is not None):
         name = "--save-logits" if given["save_logits"] is not None else "--plot"
         raise UsageError(say(f"{name} goes with --against.", f"{name} 须与 --against 合用。"))
+    if plot is not None and path_named(plot).suffix.lower() != ".svg":  # the name of a model would be replaced
+        raise UsageError(
+            say(f"{plot} does not end in .svg.", f"{plot} 不以 .svg 结尾。"),
+            say("--plot writes an SVG file, in place of an earlier one.", "--plot 写出 SVG 文件，并覆盖先前的图。"),
+        )
     for name in filter(None, (plot, given["save_logits"])):
         folder = path_named(name).absolute().parent
         if not folder.is_dir():
@@ -121,7 +131,7 @@ def _measure(files: Sequence[str], given: dict[str, Any], store: bool) -> list[L
             for candidate, figures in evaluate(comparison, progress):
                 found.append(listed(candidate.file, figures))
                 if store:
-                    _store(candidate.path, figures, progress)
+                    _store(candidate, figures, progress)
     except KeyboardInterrupt:
         raise _stopped(progress) from None
     finally:
@@ -161,11 +171,11 @@ def _reference_passes(given: dict[str, Any]) -> int:
     return int(given["against"] is not None and not is_logits_file(path_named(given["against"])))
 
 
-def _store(path: Path, figures: "Figures", progress: Progress) -> None:
+def _store(candidate: "Candidate", figures: "Figures", progress: Progress) -> None:
     from bq.runtime.evaluation.figures import store_figures
 
     try:
-        store_figures(path, figures)
+        store_figures(candidate.path, figures, candidate.content)
     except BqError as error:
         progress.note(str(error))
 
@@ -182,10 +192,15 @@ def _stopped(progress: Progress) -> Cancelled:
 
 
 def _points(measured: Sequence[Listed]) -> list[Point]:
-    sizes = sorted(measured, key=lambda one: one.size_bytes)
+    """A point for each file, by size: called by its mixture, or where others have that too, by its name."""
+    mixtures = [one.mixture for one in measured]
     return [
-        Point(one.mixture, one.size_bytes / _GIB, one.figures.kl_mean)
-        for one in sizes
+        Point(
+            one.mixture if mixtures.count(one.mixture) == 1 else clean(one.path.stem),
+            one.size_bytes / _GIB,
+            one.figures.kl_mean,
+        )
+        for one in sorted(measured, key=lambda one: one.size_bytes)
         if one.figures is not None and one.figures.kl_mean is not None and one.figures.kl_mean >= _ROUNDING
     ]
 

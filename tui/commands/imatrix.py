@@ -16,6 +16,7 @@ from bq.tui.user_files import path_named
 if TYPE_CHECKING:
     from bq.runtime.evaluation.imatrix_file import ImportanceMatrix
 
+
 @click.command(
     help=say(
         "Gather an importance matrix: which columns of each matrix matter on a text, so that quantizing keeps those best. FILE is a "

@@ -1,6 +1,5 @@
 """`bq repair`: says what is wrong with a GGUF file that another program made, and writes a right copy of it."""
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +9,6 @@ import click
 from bq.runtime.errors import UsageError
 from bq.runtime.language import say
 from bq.tui.table import gib
-
-_ARROW = "\n  → "
 
 if TYPE_CHECKING:
     from bq.convert.repair.repair import Repair
@@ -91,19 +88,20 @@ def command(
 ) -> int:
     """Look, then print the findings or write the repaired file; 1 for what cannot be repaired."""
     from bq.convert.repair.repair import RepairOptions, check_output, plan_repair
+    from bq.tui.inspect.data import to_json
 
     if as_json and not dry_run:
         raise UsageError(say("--json goes with --dry-run.", "--json 须与 --dry-run 合用。"))
     options = RepairOptions(tokenizer, variant, release, _type_name(output_type))
     plan = plan_repair(old.expanduser(), options)
+    out = output.expanduser() if output else plan.default_path
     if dry_run:
-        click.echo(json.dumps(plan_data(plan), ensure_ascii=False, indent=2) if as_json else plan_text(plan))
+        click.echo(to_json(plan_data(plan, out)) if as_json else plan_text(plan))
         return 1 if plan.hopeless else 0
     _note(plan_text(plan))
     if not plan.is_needed:
         click.echo(str(old))
         return 0
-    out = output.expanduser() if output else plan.default_path
     check_output(plan, out, force)
     _repair(plan, out, threads, force)
     return 0
@@ -143,8 +141,10 @@ def _repair(plan: "Repair", out: Path, threads: int | None, force: bool) -> None
 
 
 def plan_text(plan: "Repair") -> str:
-    """What is wrong and what will be done, for reading."""
-    name, what = plan.file.path.name, f"Baichuan {plan.right.generation}, {plan.identity.variant}"
+    """What is wrong and what will be done, for reading; names from the file cannot control the terminal."""
+    from bq.tui.inspect.words import printable
+
+    name, what = printable(plan.file.path.name), f"Baichuan {plan.right.generation}, {plan.identity.variant}"
     faults = [one for one in plan.findings if one.verdict != "note"]
     if plan.is_needed:
         count = len(faults)
@@ -155,13 +155,16 @@ def plan_text(plan: "Repair") -> str:
     else:
         head = say(f"{name} ({what}) needs no repair and is left alone.", f"{name}（{what}）无需修复，保持原样。")
     notes = [one for one in plan.findings if one.verdict == "note"]
-    return "\n".join(
-        [head, *(f"- {one.describe(_ARROW)}" for one in faults), *(f"  {one.describe()}" for one in notes)]
-    )
+    lines = [head]
+    for one in faults:
+        what, done = one.sentences
+        lines += [f"- {printable(what)}", f"  → {printable(done)}"]
+    gap = say(" ", "")
+    return "\n".join([*lines, *(f"  {printable(gap.join(one.sentences))}" for one in notes)])
 
 
-def plan_data(plan: "Repair") -> dict[str, Any]:
-    """The same as plain data."""
+def plan_data(plan: "Repair", out: Path) -> dict[str, Any]:
+    """The same as plain data; `out` is where the repaired file would go."""
     return {
         "file": str(plan.file.path),
         "generation": plan.right.generation,
@@ -179,7 +182,7 @@ def plan_data(plan: "Repair") -> dict[str, Any]:
             }
             for one in plan.findings
         ],
-        "output": str(plan.default_path),
+        "output": str(out),
         "size_bytes": plan.rewrite.size_bytes,
     }
 
