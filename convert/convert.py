@@ -101,8 +101,20 @@ def find_source(text: str) -> tuple[Path, str | None]:
     if text == DEMO_SOURCE and not (path / "config.json").exists():  # a clone has a folder of that name
         return demo_checkpoint(), DEMO_NAME
     if os.path.isfile(path):
+        _refuse_gguf(path)
         path = path.parent
     return path, DEMO_NAME if os.path.realpath(path) == str(demo_checkpoint()) else None
+
+
+def _refuse_gguf(path: Path) -> None:
+    if path.suffix == ".gguf":
+        raise UsageError(
+            say(f"{path.name} is a GGUF file already.", f"{path.name} 已经是 GGUF 文件。"),
+            say(
+                "Give the checkpoint's folder; `bq repair` mends files that other programs made.",
+                "请给出检查点文件夹；其他程序生成的文件可用 `bq repair` 修复。",
+            ),
+        )
 
 
 def demo_checkpoint() -> Path:

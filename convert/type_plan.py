@@ -18,7 +18,7 @@ from typing import Any
 
 from bq.convert.mixture import ALL_MIXTURES, UNQUANTIZED, find_mixture
 from bq.runtime.atomic_file import replacing
-from bq.runtime.errors import BqError
+from bq.runtime.errors import BqError, UsageError
 from bq.runtime.ggml import GgmlType
 from bq.runtime.gguf_file import MAX_NAME
 from bq.runtime.language import say
@@ -66,6 +66,11 @@ def read_type_plan(path: Path) -> TypePlan:
             raise OSError(None, say("it is no file", "不是文件"))
         with path.open("rb") as file:
             data = file.read(_MOST_BYTES + 1)
+    except FileNotFoundError:
+        raise UsageError(
+            say(f"There is no file {path}.", f"没有文件 {path}。"),
+            say("Give the file that `bq search` wrote.", "请给出 `bq search` 写出的文件。"),
+        ) from None
     except OSError as error:
         raise BqError(
             say(f"{path} cannot be read: {error.strerror or error}.", f"无法读取 {path}：{error.strerror or error}。"),

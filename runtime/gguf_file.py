@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bq.runtime.errors import BqError
+from bq.runtime.errors import BqError, UsageError
 from bq.runtime.ggml import GgmlType, block_size
 from bq.runtime.language import say
 
@@ -175,7 +175,7 @@ def read_header(path: Path) -> Header:
             finally:
                 mapped.close()
     except FileNotFoundError:
-        raise BqError(
+        raise UsageError(
             say(f"There is no file {path}.", f"没有文件 {path}。"),
             say(
                 "Give the path of a GGUF file; `bq convert` makes one.",

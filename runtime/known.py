@@ -68,6 +68,9 @@ class FileType(IntEnum):
     TQ2_0 = 37
 
 
+VARIANTS = ("base", "chat", "instruct")
+
+
 @dataclass(frozen=True)
 class KnownFile:
     """A file's name, variant ("base", "chat" or "instruct") and mixture."""
@@ -80,8 +83,9 @@ class KnownFile:
 def describe_file(file: GgufFile) -> KnownFile:
     """From the file's metadata, and from models.toml where that says nothing."""
     name = _printable(file.text("general.name")).strip() or _printable(file.path.stem)
-    variant = file.text("bq.variant")
-    if variant not in ("base", "chat", "instruct"):
+    variants = [file.text(key).lower() for key in ("bq.variant", "general.finetune")]
+    variant = next((one for one in variants if one in VARIANTS), "")
+    if not variant:
         release = find_release(name) or find_release(file.path.stem)
         variant = release.variant if release else "base" if "base" in name.lower() else "chat"
     number = file.count("general.file_type", -1)
@@ -134,7 +138,7 @@ def _repair() -> str:
 def _for_other_programs() -> str:
     return say(
         " bq does without; for other programs, `bq repair` mends it.",
-        "bq 不需要它；若用于其他程序，可用 `bq repair` 修复。",
+        "bq 会自行处理；若用于其他程序，可用 `bq repair` 修复。",
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bq.runtime.language import say
-from bq.tui.table import gib
+from bq.tui.table import size_text
 
 if TYPE_CHECKING:
     from bq.convert.convert import Conversion
@@ -30,8 +30,8 @@ def calibrated(
     aside = calibration_file(conversions[0])
     _note(
         say(
-            f"Step 1 of 3: {aside.mixture.name} to gather from, {gib(aside.size_bytes)} GiB, removed afterwards.",
-            f"第 1 步（共 3 步）：写 {aside.mixture.name} 临时文件，{gib(aside.size_bytes)} GiB，用后删除。",
+            f"Step 1 of 3: {aside.mixture.name} to gather from, {size_text(aside.size_bytes)}, removed afterwards.",
+            f"第 1 步（共 3 步）：写 {aside.mixture.name} 临时文件，{size_text(aside.size_bytes)}，用后删除。",
         )
     )
     written, line = ProgressLine(), ChunkLine()

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bq.runtime.language import say
-from bq.tui.table import gib, table
+from bq.tui.table import size_text, table
 
 if TYPE_CHECKING:
     from bq.convert.convert import Conversion
@@ -61,9 +61,9 @@ def plan_text(conversion: "Conversion") -> str:
             table(head, rows, right=(3,)),
             "",
             say(
-                f"{conversion.file_name}: {gib(conversion.size_bytes)} GiB, {plan.bits_per_weight:.2f} bits per weight, "
+                f"{conversion.file_name}: {size_text(conversion.size_bytes)}, {plan.bits_per_weight:.2f} bits per weight, "
                 f"{len(plan.tensors)} tensors; weights by type: {shares}",
-                f"{conversion.file_name}：{gib(conversion.size_bytes)} GiB，每权重 {plan.bits_per_weight:.2f} 位，"
+                f"{conversion.file_name}：{size_text(conversion.size_bytes)}，每权重 {plan.bits_per_weight:.2f} 位，"
                 f"{len(plan.tensors)} 个张量；各类型权重占比：{shares}",
             ),
             *fallback_lines(conversion),
@@ -84,17 +84,17 @@ def fallback_lines(conversion: "Conversion") -> Iterator[str]:
         sign = "+" if one.more_bytes >= 0 else "−"
         yield say(
             f"{name}: {one.tensors} × {one.part} has rows of {one.columns:,}, which do not divide by "
-            f"{block_size(one.wanted)[0]}: {one.given.name} in place of {one.wanted.name} ({sign}{gib(abs(one.more_bytes))} GiB)",
+            f"{block_size(one.wanted)[0]}: {one.given.name} in place of {one.wanted.name} ({sign}{size_text(abs(one.more_bytes))})",
             f"{name}：{one.tensors} × {one.part} 行宽 {one.columns:,}，不能被 {block_size(one.wanted)[0]} 整除："
-            f"以 {one.given.name} 代替 {one.wanted.name}（{sign}{gib(abs(one.more_bytes))} GiB）",
+            f"以 {one.given.name} 代替 {one.wanted.name}（{sign}{size_text(abs(one.more_bytes))}）",
         )
     own = None if conversion.types else own_mixture(conversion.mixture)
     other = in_mixture(conversion, own) if own else conversion
     if [one.kind for one in other.plan.tensors] != [one.kind for one in conversion.plan.tensors]:
         yield say(
-            f"{name}: -q {other.mixture.name} shares the bits out more evenly: {gib(other.size_bytes)} GiB, "
+            f"{name}: -q {other.mixture.name} shares the bits out more evenly: {size_text(other.size_bytes)}, "
             f"{other.plan.bits_per_weight:.2f} bits per weight",
-            f"{name}：-q {other.mixture.name} 的位数分配更均衡：{gib(other.size_bytes)} GiB，每权重 "
+            f"{name}：-q {other.mixture.name} 的位数分配更均衡：{size_text(other.size_bytes)}，每权重 "
             f"{other.plan.bits_per_weight:.2f} 位",
         )
 

@@ -1,11 +1,13 @@
 """The progress line of long work: a bar, what is done, speed, time left. Silent where no one watches."""
 
+import shutil
 import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bq.runtime.language import say
+from bq.tui.table import cut
 
 if TYPE_CHECKING:
     from bq.convert.write import Progress
@@ -33,7 +35,8 @@ class Redrawn:
         if not self._is_on or (now - self._drawn < _EVERY_SECONDS and not is_last):
             return
         self._drawn = now
-        sys.stderr.write("\r\x1b[K" + describe(self.seconds))
+        columns = shutil.get_terminal_size().columns
+        sys.stderr.write("\r\x1b[K" + cut(describe(self.seconds), columns - 1))  # a line that wraps cannot be redrawn
         sys.stderr.flush()
 
     def clear(self) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bq.runtime.language import say
 from bq.tui.harmless import clean
-from bq.tui.table import gib, table
+from bq.tui.table import size_text, table
 
 if TYPE_CHECKING:
     from bq.runtime.evaluation.figures import Figures
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 _LITTLE = 1e-4  # below it a divergence is shown as a power of ten
+_FOREIGN = 10_000  # a release has a perplexity of 5 to 30 on ordinary texts
 _MANY = 1000  # from there on a perplexity is shown without decimals
 
 
@@ -54,7 +55,13 @@ def measured_tables(files: Sequence[Listed]) -> str:
     files = sorted(files, key=lambda one: one.size_bytes)
     names = _names(files)
     has_reference = any(one.figures and one.figures.kl_mean is not None for one in files)
-    head = [say("FILE", "文件"), say("MIXTURE", "量化"), "GiB", say("BITS", "位"), say("PERPLEXITY", "困惑度")]
+    head = [
+        say("FILE", "文件"),
+        say("MIXTURE", "量化"),
+        say("SIZE", "大小"),
+        say("BITS", "位"),
+        say("PERPLEXITY", "困惑度"),
+    ]
     rows = [[name, *_row(one)] for name, one in zip(names, files, strict=True)]
     if not has_reference:
         return table(head, [row[:5] for row in rows], right=(2, 3, 4))
@@ -77,6 +84,11 @@ def measured_on(files: Sequence[Listed]) -> str:
         f"Text: {clean(figures.text)}, {figures.tokens:,} tokens scored in chunks of {figures.context}.",
         f"文本：{clean(figures.text)}，以 {figures.context} 为块长，计入 {figures.tokens:,} 个词元。",
     )
+    if figures.perplexity > _FOREIGN:
+        text += say(
+            "\nThe text is foreign to this model: its perplexity says little, the KL divergence tells what was lost.",
+            "\n这段文本对该模型很陌生：困惑度意义不大，损失多少请看 KL 散度。",
+        )
     if not figures.perplexity_change:
         return text
     base = figures.perplexity / figures.perplexity_change
@@ -96,7 +108,7 @@ def listing(files: Sequence[Listed]) -> str:
         say("MODEL", "模型"),
         say("VARIANT", "类型"),
         say("MIXTURE", "量化"),
-        "GiB",
+        say("SIZE", "大小"),
         say("BITS", "位"),
         say("QUALITY", "质量"),
     )
@@ -106,7 +118,7 @@ def listing(files: Sequence[Listed]) -> str:
             clean(one.name),
             one.variant,
             one.mixture,
-            gib(one.size_bytes),
+            size_text(one.size_bytes),
             f"{one.bits_per_weight:.2f}",
             describe(one.figures) if one.figures else "-",
         )
@@ -126,10 +138,10 @@ def _names(files: Sequence[Listed]) -> list[str]:
 def _row(one: Listed) -> list[str]:
     figures = one.figures
     if figures is None:
-        return [one.mixture, gib(one.size_bytes), f"{one.bits_per_weight:.2f}", "", ""]
+        return [one.mixture, size_text(one.size_bytes), f"{one.bits_per_weight:.2f}", "", ""]
     return [
         one.mixture,
-        gib(one.size_bytes),
+        size_text(one.size_bytes),
         f"{one.bits_per_weight:.2f}",
         _perplexity(figures.perplexity, figures.perplexity_error),
         "" if figures.kl_mean is None else _divergence(figures.kl_mean, figures.kl_mean_error),

@@ -59,6 +59,8 @@ def _variant(file: GgufFile, named: Named | None, asked: str | None) -> tuple[st
     for variant in ("instruct", "chat", "base"):  # a name with two is of a tuned Base
         if variant in words:
             return variant, Both("the file's name", "文件名")
+    if file.text("general.finetune").lower() in VARIANTS:
+        return file.text("general.finetune").lower(), Both("general.finetune", "general.finetune")
     return describe_file(file).variant, Both("nothing names another", "没有任何名称表明是其他类型")
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from bq.convert.mixture import MIXTURES, Mixture, tensor_type
 from bq.convert.search.choose import Cost, choose
-from bq.convert.search.groups import Group, Option, matrices_outside
+from bq.convert.search.groups import Group, Option, matrices_outside, vector_weights
 from bq.runtime.errors import UsageError
 from bq.runtime.ggml import GgmlType, row_bytes
 from bq.runtime.gguf_file import GgufFile
@@ -25,14 +25,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class Found:
-    """The types for a size. `size_bytes` is that of the whole file, `harm` the sum of what was measured."""
+    """The types for a size. `size_bytes` is that of the whole file; the norms have `vector_weights` of 32 bits."""
 
     choices: tuple[Choice, ...]
     size_bytes: int
+    vector_weights: int
 
     @property
     def harm(self) -> float:
-        """Nats per token."""
+        """The sum of what was measured of each group, in nats per token."""
         return sum(choice.harm for choice in self.choices)
 
     @property
@@ -42,8 +43,9 @@ class Found:
 
     @property
     def bits_per_weight(self) -> float:
-        """Of the matrices."""
-        return 8 * sum(choice.option.size_bytes for choice in self.choices) / self.weights
+        """Of all tensors, as `bq convert` counts them."""
+        size = sum(choice.option.size_bytes for choice in self.choices) + 4 * self.vector_weights
+        return 8 * size / (self.weights + self.vector_weights)
 
     @property
     def types(self) -> dict[str, GgmlType]:
@@ -78,7 +80,8 @@ def find(file: GgufFile, groups: Sequence[Group], harms: Harms, limit_bytes: int
         Choice(group, group.options[number], cost[number].harm)
         for group, number, cost in zip(groups, numbers, costs, strict=True)
     ]
-    return Found(tuple(chosen), outside + sum(choice.option.size_bytes for choice in chosen))
+    size = outside + sum(choice.option.size_bytes for choice in chosen)
+    return Found(tuple(chosen), size, vector_weights(file))
 
 
 def rivals(file: GgufFile, groups: Sequence[Group], harms: Harms) -> list[Rival]:

@@ -68,6 +68,11 @@ def matrices_outside(file: GgufFile, groups: Iterable[Group]) -> int:
     return start + norms + 32 * len(file.tensors)
 
 
+def vector_weights(file: GgufFile) -> int:
+    """The weights of the norms, which are F32 in every file."""
+    return sum(entry.shape[0] for entry in file.tensors.values() if len(entry.shape) == 1)
+
+
 def zones(blocks: int) -> tuple[range, ...]:
     """The first eighth of the blocks, the two halves between, the last eighth."""
     edge, middle = blocks // 8, blocks // 2

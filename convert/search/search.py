@@ -8,7 +8,7 @@ from pathlib import Path
 from bq.convert.importance import Importance, column_weights, refuse_strange
 from bq.convert.mixture import UNQUANTIZED
 from bq.convert.search.found import Found, Harms, Rival, find, rivals
-from bq.convert.search.groups import FORMATS, NEED_IMPORTANCE, Group, groups_of, matrices_outside
+from bq.convert.search.groups import FORMATS, NEED_IMPORTANCE, Group, groups_of, matrices_outside, vector_weights
 from bq.convert.search.kept import Key, read_kept, write_kept
 from bq.convert.search.measure import Measurement, Sample, measure
 from bq.convert.search.source import Opened, open_source
@@ -50,9 +50,10 @@ class Search:
         return self._harms
 
     def bytes_of(self, bits_per_weight: float) -> int:
-        """The size of a file whose matrices have so many bits per weight."""
-        weights = sum(group.weights for group in self.groups)
-        return matrices_outside(self._opened.source.file, self.groups) + int(weights * bits_per_weight / 8)
+        """The size of a file that has so many bits per weight, the norms among them."""
+        file = self._opened.source.file
+        weights, vectors = sum(group.weights for group in self.groups), vector_weights(file)
+        return matrices_outside(file, self.groups) + int((weights + vectors) * bits_per_weight / 8) - 4 * vectors
 
     def refuse_too_small(self, limit_bytes: int) -> None:
         """Raise UsageError if no choice fits, before anything is measured."""

@@ -122,7 +122,11 @@ def judge_logits(found: Agreement, limit: float) -> Check:
     )
     details = {"limit": limit, **asdict(found)}
     if found.error <= limit:
-        return passed("logits", text, **details)
+        within = say(
+            f" Their error of {found.error:.2g} is within the {limit:.2g} that the weights' errors explain.",
+            f"误差 {found.error:.2g}，在权重误差可解释的 {limit:.2g} 之内。",
+        )
+        return passed("logits", text + within, **details)
     more = say(
         f" They are off by {found.error:.2g}; errors of the weights explain at most {limit:.2g}.",
         f"误差为 {found.error:.2g}，而权重误差最多能解释 {limit:.2g}。",

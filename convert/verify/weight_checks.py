@@ -131,7 +131,7 @@ def _right(weights: Weights) -> Check:
         parts.append(
             say(
                 f"{len(exact)} of {every} tensors are bit for bit what this checkpoint gives",
-                f"{every} 个张量中有 {len(exact)} 个与由此检查点生成的逐位一致",
+                f"{every} 个张量中有 {len(exact)} 个与此检查点生成的结果逐位一致",
             )
         )
     if close:

@@ -64,6 +64,12 @@ def with_logits(
 
     Raises UsageError if the user gave a text that makes others.
     """
+    watcher.note(
+        say(
+            f"{logits.name} keeps probabilities down to e^-16: where a text is foreign to the model, its perplexity and the ratio differ.",
+            f"{logits.name} 只保留不低于 e^-16 的概率：若文本对模型很陌生，其困惑度与比值会有偏差。",
+        )
+    )
     choose_context(candidates, wish.context, logits.context)
     check_vocabulary(candidates, logits)
     tokens = logits.tokens.ravel()

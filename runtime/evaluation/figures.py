@@ -120,14 +120,13 @@ def best_figures(model: Path) -> Figures | None:
 
 
 def describe(figures: Figures) -> str:
-    """The figures in a short line: "KL 0.0123, perplexity 8.21 ± 0.05"."""
+    """The figures in a short line: "KL 0.0123, top-1 95.2%" beside a reference, else "perplexity 8.21 ± 0.05"."""
+    if figures.kl_mean is not None:
+        kl = f"KL {max(0.0, figures.kl_mean):.4f}"  # of a file and itself rounding may leave less than nothing
+        return kl if figures.top1 is None else kl + say(f", top-1 {figures.top1:.1%}", f"，首选一致 {figures.top1:.1%}")
     digits = 2 if figures.perplexity < _MANY else 0
-    perplexity = f"{figures.perplexity:.{digits}f} ± {figures.perplexity_error:.{digits}f}"
-    text = say(f"perplexity {perplexity}", f"困惑度 {perplexity}")
-    if figures.kl_mean is None:
-        return text
-    kl = f"KL {max(0.0, figures.kl_mean):.4f}"  # of a file and itself rounding may leave less than nothing
-    return say(f"{kl}, {text}", f"{kl}，{text}")
+    perplexity = f"{figures.perplexity:,.{digits}f} ± {figures.perplexity_error:,.{digits}f}"
+    return say(f"perplexity {perplexity}", f"困惑度 {perplexity}")
 
 
 def bq_version() -> str:

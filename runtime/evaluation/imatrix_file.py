@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bq.runtime.atomic_file import replacing
-from bq.runtime.errors import BqError
+from bq.runtime.errors import BqError, UsageError
 from bq.runtime.ggml import GgmlType
 from bq.runtime.gguf_file import DEFAULT_ALIGNMENT, MAGIC, MAX_NAME, GgufFile, TensorEntry, read_gguf
 from bq.runtime.language import say
@@ -77,7 +77,7 @@ def read_imatrix(path: Path) -> ImportanceMatrix:
         with path.open("rb") as file:
             return _Dat(file, path.stat().st_size).read()
     except FileNotFoundError:
-        raise BqError(
+        raise UsageError(
             say(f"There is no file {path}.", f"没有文件 {path}。"),
             say("`bq imatrix` makes one.", "可用 `bq imatrix` 生成。"),
         ) from None

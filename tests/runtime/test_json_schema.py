@@ -344,7 +344,10 @@ REFUSED: dict[str, tuple[Schema, str]] = {
     "never": (False, "No answer can be held"),
     "between": ({"type": "integer", "minimum": 3, "maximum": 2}, "No answer can be held"),
     "no end": ({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "No answer can be held"),
-    "required not allowed": ({"required": ["a"], "additionalProperties": False, "properties": {}}, "No answer can be held"),
+    "required not allowed": (
+        {"required": ["a"], "additionalProperties": False, "properties": {}},
+        "No answer can be held",
+    ),
     "all twice": ({"allOf": [{"pattern": "a"}, {"pattern": "b"}]}, '"pattern" comes twice'),
     "all items": ({"allOf": [{"items": {}}, {"prefixItems": [{}]}]}, "prefixItems"),
     "deep": (json.loads('{"items":' * 200 + "{}" + "}" * 200), "deep"),

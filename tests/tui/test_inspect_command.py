@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from bq.runtime.evaluation.figures import Figures, store_figures
 from bq.runtime.evaluation.imatrix_file import ImportanceMatrix, Sums, write_imatrix
 from bq.runtime.language import set_language
-from bq.tui.inspect.words import printable, size_text, wrapped
+from bq.tui.inspect.words import printable, wrapped
 from bq.tui.main import run
-from bq.tui.table import width
+from bq.tui.table import size_text, width
 from tests.support.families import Shape, write_checkpoint
 from tests.support.gguf_writer import ARRAY, STRING, U32, Tensor, array, encoded, take_apart, text
 from tests.tui.conftest import Bq

@@ -1,5 +1,6 @@
 """`bq convert`: a checkpoint to a quantized GGUF file, or the plan of it."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from bq.runtime.errors import UsageError
 from bq.runtime.language import say
 from bq.runtime.releases import download_command, find_release
 from bq.tui.conversion_plan import count_text, describe, fallback_lines, plans_json, plans_text
-from bq.tui.table import gib
+from bq.tui.table import size_text
 
 if TYPE_CHECKING:
     from bq.convert.convert import Conversion, Converted, Output
@@ -213,15 +214,12 @@ def _read_importance(given: str | None, calibrate: bool) -> "Importance | None":
 
 def _paths(conversions: "Sequence[Conversion]", output: str | None) -> list[Path]:
     """The file of each conversion. Raises UsageError if several have one name to share."""
-    if len(conversions) == 1:
-        return [Path(output or conversions[0].file_name).expanduser()]
     folder = Path(output or "").expanduser()
+    if len(conversions) == 1 and not (folder.is_dir() or (output or "").endswith(("/", os.sep))):
+        return [folder]
     if not folder.is_dir():
         raise UsageError(
-            say(
-                f"There is no folder {folder}, and several files need one.",
-                f"没有文件夹 {folder}；输出多个文件时，-o 须为已有的文件夹。",
-            ),
+            say(f"There is no folder {folder} to write into.", f"没有可写入的文件夹 {folder}。"),
             say("Make it first, or leave -o out to write here.", "请先创建，或去掉 -o 以写入当前文件夹。"),
         )
     return [folder / conversion.file_name for conversion in conversions]
@@ -272,9 +270,9 @@ def _report(output: "Output", done: "Converted") -> None:
     _note(done.checked.describe())
     _note(
         say(
-            f"Wrote {gib(done.size_bytes)} GiB, {plan.bits_per_weight:.2f} bits per weight, in {done.write_seconds:.1f} s "
+            f"Wrote {size_text(done.size_bytes)}, {plan.bits_per_weight:.2f} bits per weight, in {done.write_seconds:.1f} s "
             f"({count_text(speed)} weights per second), checked in {done.check_seconds:.1f} s.",
-            f"写入 {gib(done.size_bytes)} GiB，每权重 {plan.bits_per_weight:.2f} 位，用时 {done.write_seconds:.1f} 秒"
+            f"写入 {size_text(done.size_bytes)}，每权重 {plan.bits_per_weight:.2f} 位，用时 {done.write_seconds:.1f} 秒"
             f"（每秒 {count_text(speed)}个权重），检查用时 {done.check_seconds:.1f} 秒。",
         )
     )

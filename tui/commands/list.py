@@ -1,6 +1,7 @@
 """`bq list`: the model files here, with sizes and measured quality. Only headers are read."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,6 +52,11 @@ def _paths(folders: Sequence[Path]) -> list[Path]:
 def _inside(folder: Path) -> list[Path]:
     """The GGUF files of a folder, in order; a file is its own. Raises UsageError for what is neither."""
     if folder.is_dir():
+        if not os.access(folder, os.R_OK | os.X_OK):
+            raise UsageError(
+                say(f"The folder {folder} may not be read.", f"无权读取文件夹 {folder}。"),
+                say("Check its permissions.", "请检查其权限。"),
+            )
         return sorted(path for path in folder.glob("*.gguf") if not path.is_dir())
     if folder.is_file():
         return [folder]

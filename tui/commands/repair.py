@@ -8,7 +8,7 @@ import click
 
 from bq.runtime.errors import UsageError
 from bq.runtime.language import say
-from bq.tui.table import gib
+from bq.tui.table import size_text
 
 if TYPE_CHECKING:
     from bq.convert.repair.repair import Repair
@@ -133,8 +133,8 @@ def _repair(plan: "Repair", out: Path, threads: int | None, force: bool) -> None
     _note(say(f"Checked: {'; '.join(checked)}.", f"已检查：{'；'.join(checked)}。"))
     _note(
         say(
-            f"Wrote {gib(done.size_bytes)} GiB in {done.seconds:.1f} s.",
-            f"写入 {gib(done.size_bytes)} GiB，用时 {done.seconds:.1f} 秒。",
+            f"Wrote {size_text(done.size_bytes)} in {done.seconds:.1f} s.",
+            f"写入 {size_text(done.size_bytes)}，用时 {done.seconds:.1f} 秒。",
         )
     )
     click.echo(str(done.path))

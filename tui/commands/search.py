@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 from bq.runtime.errors import Cancelled, UsageError
 from bq.runtime.language import say
 from bq.tui.commands.options import device_options
-from bq.tui.table import table
+from bq.tui.table import size_text, table
 from bq.tui.user_files import path_named
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def command(
         found = search.find(limit)
         write_plan(path, search, found, limit)
         others = search.rivals()
-    _tell(search, found, others, as_json, limit, path)
+    _tell(source if search.folder is not None else None, found, others, as_json, limit, path)
 
 
 def parse_size(text: str) -> int:
@@ -177,26 +178,29 @@ def _measure(search: "Search", options: Any, threads: int | None, folder: Path) 
         line.clear()
 
 
-def _tell(search: "Search", found: "Found", others: "Sequence[Rival]", as_json: bool, limit: int, path: Path) -> None:
+def _tell(
+    checkpoint: str | None, found: "Found", others: "Sequence[Rival]", as_json: bool, limit: int, path: Path
+) -> None:
+    """What was found; `checkpoint` as the user named it, None if the search was on a GGUF file."""
     if as_json:
         click.echo(json.dumps(as_data(found, others, limit, path), ensure_ascii=False, indent=2))
         return
-    print(found_text(found), file=sys.stderr)
-    print("\n" + rivals_text(found, others), file=sys.stderr)
-    if search.folder is not None:
-        _note("\n" + say("Convert with it: ", "据此转换：") + f"bq convert {search.folder} --types {path}")
+    _note(found_text(found))
+    _note("\n" + rivals_text(found, others))
+    if checkpoint is not None:
+        _note("\n" + say("Convert with it: ", "据此转换：") + f"bq convert {shlex.quote(checkpoint)} --types {path}")
     click.echo(str(path))
 
 
 def found_text(found: "Found") -> str:
     """A table of the groups: how many weights, the type, the measured divergence."""
-    head = (say("GROUP", "组"), say("WEIGHTS", "权重"), say("TYPE", "类型"), "MB", "KL")
+    head = (say("GROUP", "组"), say("WEIGHTS", "权重"), say("TYPE", "类型"), say("SIZE", "大小"), "KL")
     rows = [
         (
             choice.group.name,
             f"{choice.group.weights / found.weights:.1%}",
             choice.option.kind.name,
-            f"{choice.option.size_bytes / 1e6:,.1f}",
+            size_text(choice.option.size_bytes),
             f"{choice.harm:.5f}",
         )
         for choice in found.choices
@@ -205,15 +209,17 @@ def found_text(found: "Found") -> str:
 
 
 def rivals_text(found: "Found", others: "Sequence[Rival]") -> str:
-    """The plan among llama.cpp's mixtures, by size: what the measurements say of each."""
-    head = (say("FILE", "文件"), "GB", say("KL, SUM OF GROUPS", "KL（各组之和）"))
-    mine = (say("this plan", "本计划"), found.size_bytes, f"{found.harm:.5f}")
-    stock = [
-        (rival.mixture.name, rival.size_bytes, f"{rival.harm:.5f}" if rival.harm is not None else "–")
-        for rival in others
+    """The plan among llama.cpp's mixtures of about its size: bits per weight, and the sum of the groups' divergences."""
+    head = (say("FILE", "文件"), say("SIZE", "大小"), say("BITS", "位"), say("KL, FORETOLD", "KL（预计）"))
+    near = [one for one in others if one.harm is not None and 0.7 < one.size_bytes / found.size_bytes < 1.4]
+    per_byte = found.bits_per_weight / found.size_bytes
+    stock = [(one.mixture.name, one.size_bytes, one.size_bytes * per_byte, one.harm or 0.0) for one in near]
+    mine = (say("this plan", "本计划"), found.size_bytes, found.bits_per_weight, found.harm)
+    rows = [
+        (name, size_text(size), f"{bits:.2f}", f"{harm:.5f}")
+        for name, size, bits, harm in sorted([mine, *stock], key=lambda row: row[1])
     ]
-    rows = [(name, f"{size / 1e9:.3f}", harm) for name, size, harm in sorted([mine, *stock], key=lambda row: row[1])]
-    return table(head, rows, right=(1, 2))
+    return table(head, rows, right=(1, 2, 3))
 
 
 def as_data(found: "Found", others: "Sequence[Rival]", limit: int, path: Path) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from bq.runtime.language import say
 from bq.tui.inspect.model import kind_text
-from bq.tui.inspect.words import piece_text, shown, size_text, value_text
-from bq.tui.table import table, width
+from bq.tui.inspect.words import piece_text, shown, value_text
+from bq.tui.table import size_text, table, width
 
 if TYPE_CHECKING:
     from bq.convert.inspect.checkpoint import CheckpointReport

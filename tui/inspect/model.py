@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from bq.runtime.language import say
 from bq.tui.conversion_plan import count_text
-from bq.tui.inspect.words import comma, flag_text, piece_text, printable, rows_text, shown, size_text
-from bq.tui.table import table, width
+from bq.tui.inspect.words import comma, flag_text, piece_text, printable, rows_text, shown
+from bq.tui.table import size_text, table, width
 
 if TYPE_CHECKING:
     from bq.convert.inspect.model import Group, ModelReport, ModelShape
@@ -75,7 +75,14 @@ def origin_rows(report: "ModelReport") -> Iterator[tuple[str, str]]:
     origin = report.origin
     if origin.bq_version:
         effort = say(f", effort {origin.effort}", f"，力度 {origin.effort}")
-        made = f"bq {origin.bq_version}" + say(f", quantizer {origin.quantizer}", f"，量化器 {origin.quantizer}")
+        made = say(
+            f"bq {origin.bq_version}, quantizer {origin.quantizer}",
+            f"bq {origin.bq_version}，量化器 {origin.quantizer}",
+        )
+        if not origin.quantizer:  # only the header is bq's
+            made = say(
+                f"another program; repaired by bq {origin.bq_version}", f"其他程序；由 bq {origin.bq_version} 修复"
+            )
         yield say("made by", "生成者"), shown(made + (effort if origin.effort not in ("", "normal") else ""), 200)
     elif report.has_whole_header:
         yield say("made by", "生成者"), say("another program", "其他程序")

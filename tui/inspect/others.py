@@ -14,8 +14,8 @@ from bq.tui.inspect.model import (
     variant_text,
     vocabulary_rows,
 )
-from bq.tui.inspect.words import comma, printable, rows_text, shown, size_text
-from bq.tui.table import table
+from bq.tui.inspect.words import comma, printable, rows_text, shown
+from bq.tui.table import size_text, table
 
 if TYPE_CHECKING:
     from bq.convert.inspect.checkpoint import CheckpointReport, Possible, WeightFile

@@ -52,14 +52,6 @@ def _item(value: Any) -> str:
     return f"{value:.7g}" if isinstance(value, float) else shown(str(value))
 
 
-def size_text(size: float) -> str:
-    """Bytes as a person compares them: "512 B", "64 KiB", "29.9 MiB", "4.32 GiB"."""
-    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if size >= unit:
-            return f"{size / unit:.3g} {name}" if size < 1000 * unit else f"{size / unit:,.0f} {name}"
-    return f"{size:.0f} B"
-
-
 def flag_text(value: bool | None) -> str:
     """A flag, or that it is not set."""
     return say("not set", "未设置") if value is None else "true" if value else "false"

@@ -84,11 +84,10 @@ class LongText(Widget):
 
     def replace_from(self, number: int, lines: Iterable[TextLine]) -> None:
         """Have these lines from that number on. The screen is laid out anew only if the height changes by it."""
-        before = self._bottoms[-1:]
         del self._lines[number:], self._bottoms[number:]
         self._lines += lines
-        self._measure(self._width)
-        self.refresh(layout=before != self._bottoms[-1:])
+        width, height = self.size
+        self.refresh(layout=not width or self._measure(width) != height)
 
     def get_content_width(self, container: Size, viewport: Size) -> int:
         return container.width

@@ -150,7 +150,14 @@ def test_the_model_picker(looks_right, fake, tmp_path, monkeypatch):
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).write_bytes(b"GGUF")
     too_large = {"name": "Baichuan2-13B-Chat", "fits": False, "estimate_bytes": 20 << 30, "free_bytes": 8 << 30}
-    known = {"mixture": "Q8_0", "variant": "chat", "size_bytes": 14_766_428_160, "plan": "", "layers": 41, "context": 4096}
+    known = {
+        "mixture": "Q8_0",
+        "variant": "chat",
+        "size_bytes": 14_766_428_160,
+        "plan": "",
+        "layers": 41,
+        "context": 4096,
+    }
     fake.candidates = {tmp_path / "b.gguf": Candidate(tmp_path / "b.gguf", **known, **too_large)}
 
     async def steps(session):
