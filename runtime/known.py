@@ -83,11 +83,12 @@ class KnownFile:
 def describe_file(file: GgufFile) -> KnownFile:
     """From the file's metadata, and from models.toml where that says nothing."""
     name = _printable(file.text("general.name")).strip() or _printable(file.path.stem)
-    variants = [file.text(key).lower() for key in ("bq.variant", "general.finetune")]
-    variant = next((one for one in variants if one in VARIANTS), "")
-    if not variant:
+    variant = file.text("bq.variant")
+    if variant not in VARIANTS:
         release = find_release(name) or find_release(file.path.stem)
-        variant = release.variant if release else "base" if "base" in name.lower() else "chat"
+        variant = release.variant if release else file.text("general.finetune").lower()
+    if variant not in VARIANTS:
+        variant = "base" if "base" in name.lower() else "chat"
     number = file.count("general.file_type", -1)
     mixture = FileType(number).name if number in FileType.__members__.values() else "?"
     return KnownFile(name, variant, _printable(file.text(MIXTURE_KEY)).strip() or mixture)

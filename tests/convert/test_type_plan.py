@@ -166,7 +166,7 @@ def test_bytes_that_are_no_plan_are_refused(data: bytes, says: str, tmp_path: Pa
 
 def test_a_path_that_is_no_file_is_refused(tmp_path: Path) -> None:
     assert "cannot be read" in advised_refusal(read_type_plan, tmp_path)
-    assert "cannot be read: No such file" in advised_refusal(read_type_plan, tmp_path / "none")
+    assert "There is no file" in advised_refusal(read_type_plan, tmp_path / "none")
     assert "cannot be written" in refusal(write_type_plan, tmp_path / "none" / "plan.json", PLAN, {})
 
 

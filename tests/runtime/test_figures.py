@@ -202,11 +202,12 @@ def test_a_folder_that_refuses_is_told_and_keeps_what_it_had(model: Path) -> Non
 
 
 def test_the_short_line_is_in_both_languages() -> None:
-    assert describe(COMPARED) == "KL 0.0123, perplexity 8.21 ± 0.05"
+    assert describe(COMPARED) == "KL 0.0123, top-1 97.0%"
     assert describe(PLAIN) == "perplexity 8.21 ± 0.05"
-    assert describe(replace(COMPARED, kl_mean=-1e-9, perplexity=287394.5)) == "KL 0.0000, perplexity 287394 ± 0"
+    assert describe(replace(COMPARED, kl_mean=-1e-9, top1=None)) == "KL 0.0000"
+    assert describe(replace(PLAIN, perplexity=287394.4)) == "perplexity 287,394 ± 0"
     language.set_language("zh")
-    assert describe(COMPARED) == "KL 0.0123，困惑度 8.21 ± 0.05"
+    assert describe(COMPARED) == "KL 0.0123，首选一致 97.0%"
 
 
 def test_a_list_of_files_needs_no_numpy() -> None:

@@ -42,7 +42,7 @@ def files(tmp_path: Path, converted: Convert) -> dict[str, Path]:
 def test_perplexity_of_a_file_is_printed_and_kept(files: dict[str, Path]) -> None:
     done = run(files["Q8_0"], *QUICK)
     head, row = done.stdout.splitlines()[:2]
-    assert head.split() == ["FILE", "MIXTURE", "GiB", "BITS", "PERPLEXITY"]
+    assert head.split() == ["FILE", "MIXTURE", "SIZE", "BITS", "PERPLEXITY"]
     kept = best_figures(files["Q8_0"])
     assert kept is not None
     assert row.split()[:2] == ["b-Q8_0.gguf", "Q8_0"]

@@ -79,7 +79,7 @@ def origin_rows(report: "ModelReport") -> Iterator[tuple[str, str]]:
             f"bq {origin.bq_version}, quantizer {origin.quantizer}",
             f"bq {origin.bq_version}，量化器 {origin.quantizer}",
         )
-        if not origin.quantizer:  # only the header is bq's
+        if not origin.quantizer and report.has_whole_header:  # only the header is bq's
             made = say(
                 f"another program; repaired by bq {origin.bq_version}", f"其他程序；由 bq {origin.bq_version} 修复"
             )
