@@ -41,8 +41,8 @@ def calibrated(
             names = ", ".join(text.name for text in given)
             _note(
                 say(
-                    f"Step 2 of 3: the importance matrix over {names}.",
-                    f"第 2 步（共 3 步）：在 {names} 上收集重要性矩阵。",
+                    f"Step 2 of 3: the importance matrix over {names} (`bq imatrix` keeps it, and goes on after a stop).",
+                    f"第 2 步（共 3 步）：在 {names} 上收集重要性矩阵（`bq imatrix` 可保留它，并能在中断后继续）。",
                 )
             )
             with stop_on_interrupt() as cancel:

@@ -85,7 +85,7 @@ def _of_vocabulary(file: GgufFile, right: RightVocabulary) -> Iterator[Finding]:
                 f"{count} pieces have a wrong type, so texts get wrong token ids: {listed}",
                 f"{count} 个词元的类型有误，文本的词元 id 会出错：{listed}",
             ),
-            Both(f"They are typed by {right.source}", f"按 {right.source.zh} 改正类型"),
+            Both(f"They are typed by {right.source}", f"按 {right.source.zh}改正类型"),
             (TYPES,),
         )
     for key, values, en, zh in ((TOKENS, wanted.pieces, "names", "名称"), (SCORES, wanted.scores, "scores", "分数")):
