@@ -140,7 +140,7 @@ class ChatApp(DialogKeys, App[None], inherit_bindings=False):
     async def on_unmount(self) -> None:
         """A session is kept afterwards, when the terminal is the user's again: `app_kept.keep_session`."""
         try:
-            self.keep_drafts()
+            app_kept.keep_drafts(self)
             await asyncio.to_thread(self.engine.rest if self.session else self.engine.close)
             for desk in self.desks.values():
                 app_kept.keep_open_answer(self, desk)
@@ -194,10 +194,6 @@ class ChatApp(DialogKeys, App[None], inherit_bindings=False):
         if desk.conversation.id != self.session_talk:
             self.keeper.keep(desk.conversation, nodes)
 
-    def keep_drafts(self) -> None:
-        """Keep what is written and not sent."""
-        app_kept.keep_drafts(self)
-
     def _tell_unkept(self, error: BqError) -> None:
         """From the store's thread."""
         self.call_later(self._tell_warning, error)
@@ -222,7 +218,7 @@ class ChatApp(DialogKeys, App[None], inherit_bindings=False):
             if pause is not None:
                 pause.stop()
         self._pause = self.set_timer(COUNT_AFTER_SECONDS, self.count_unsent)
-        self._draft_pause = self.set_timer(KEEP_DRAFT_AFTER_SECONDS, self.keep_drafts)
+        self._draft_pause = self.set_timer(KEEP_DRAFT_AFTER_SECONDS, lambda: app_kept.keep_drafts(self))
 
     @property
     def is_typing(self) -> bool:
@@ -294,7 +290,7 @@ class ChatApp(DialogKeys, App[None], inherit_bindings=False):
     async def action_new(self) -> None:
         if self.engine.busy and self.refuse():
             return
-        self.keep_drafts()
+        app_kept.keep_drafts(self)
         desk = self.desk
         desk.take(Conversation(mode=self.desk_mode, system=desk.conversation.system))
         await desk.page.clear()

@@ -33,7 +33,7 @@ _KEEP, _DROP = "\0keep", "\0drop"  # no template has such a name
 
 async def conversations(app: "ChatApp", search: str = "") -> None:
     """Find a conversation and open it."""
-    app.keep_drafts()
+    app_kept.keep_drafts(app)
     open_ids = {desk.conversation.id for desk in app.desks.values()}
     id = await app.push_screen_wait(ConversationsScreen(app.keeper, app.desk.conversation.id, open_ids, search))
     if id is not None and id != app.desk.conversation.id and not (app.engine.busy and app.refuse()):

@@ -149,7 +149,7 @@ async def test_a_process_that_cannot_tell_is_told_in_the_picker(start, fake, mon
 
 @pytest.mark.parametrize(
     ("language", "quality"),
-    [("en", "KL 0.0123, perplexity 8.21 ± 0.05"), ("zh", "KL 0.0123，困惑度 8.21 ± 0.05")],
+    [("en", "KL 0.0123, top-1 95.2%"), ("zh", "KL 0.0123，首选一致 95.2%")],
 )
 async def test_the_picker_shows_what_was_measured_on_60_columns_too(
     start, fake, tmp_path, monkeypatch, language, quality
