@@ -161,9 +161,9 @@ def test_closed_streams_are_no_defect(bq_command: Path, tmp_path: Path) -> None:
     assert shell("<&-", "models").returncode == 0
     assert shell("2>&-", "models").returncode == 0
     done = shell("<&-", "run", "-m", "none.gguf", "hello")
-    assert (done.returncode, done.stderr.startswith(b"bq: There is no file")) == (1, True)
+    assert (done.returncode, done.stderr.startswith(b"bq: There is no file")) == (2, True)
     done = shell("<&- 2>&-", "run", "-m", "none.gguf", "hello")
-    assert (done.returncode, done.stdout) == (1, b"")
+    assert (done.returncode, done.stdout) == (2, b"")
     for closed in (">&-", "<&- >&-"):
         done = shell(closed, "models")
         assert (done.returncode, done.stderr) == (1, b"bq: stdout is closed. Give it a file or a terminal.\n")

@@ -146,7 +146,7 @@ def test_a_model_that_is_none_is_one_line(bq: Bq, speaker: Path, tmp_path: Path,
     path = tmp_path / "x.gguf"
     words, status = "no whole GGUF file", 1
     if kind == "missing":
-        words = "There is no file"
+        words, status = "There is no file", 2
     elif kind == "folder":
         path.mkdir()
         words, status = "is a folder; give a GGUF file.", 2

@@ -128,7 +128,7 @@ def test_a_base_model_goes_on_with_each_text(bq: Bq, scripted: Scripted) -> None
 
 def test_what_cannot_go_on_ends_with_a_line(bq: Bq, speaker: Path, tmp_path: Path) -> None:
     done = bq("chat", "-m", tmp_path / "none.gguf", stdin=b"hello\n")
-    assert (done.returncode, done.stdout) == (1, b"")
+    assert (done.returncode, done.stdout) == (2, b"")
     assert "bq: There is no file" in told(done)
     done = bq("chat", "-m", speaker, stdin=b"hello\n\xff\xfe\n")
     assert (done.returncode, told(done).splitlines()[-1]) == (
