@@ -45,8 +45,9 @@ Inspect = Callable[..., Ran]
 
 
 @pytest.fixture
-def inspect(capsys: pytest.CaptureFixture[str]) -> Inspect:
-    """`inspect(path, "--tensors")`, in this process: starting one costs more than all of it."""
+def inspect(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Inspect:
+    """`inspect(path, "--tensors")`, in this process: starting one costs more than all of it; on a screen of 120 columns."""
+    monkeypatch.setenv("COLUMNS", "120")
 
     def call(*arguments: object) -> Ran:
         status = run(["inspect", *map(str, arguments)], debug=False)
