@@ -17,6 +17,29 @@ def find_notes(
     file: GgufFile, right: RightVocabulary, identity: Identity, named: Named | None, head: Head
 ) -> Iterator[Finding]:
     """What is kept, taken for granted or not seen."""
+    yield from _identity_notes(file, identity, named)
+    if right.vocabulary.added:
+        count = f"{right.vocabulary.added:,}"
+        yield Finding(
+            "added-tokens", "note", Both(f"A fine-tune added {count} tokens", f"微调添加了 {count} 个词元"), _KEPT
+        )
+    if has_own_prompt(file, right):
+        yield Finding("own-prompt", "note", Both("It has a form of prompt of its own", "它有自己的提示格式"), _KEPT)
+    yield from _head_notes(file, right.generation, head)
+    if file.tensors:
+        yield Finding(
+            "unseen",
+            "note",
+            Both(
+                "The values of all other tensors, and the order of rows in q and k, show only beside the checkpoint",
+                "其他张量的数值，以及 q、k 的行序，只有对照检查点才能看出",
+            ),
+            Both("`bq verify --against CHECKPOINT` looks at them", "可用 `bq verify --against CHECKPOINT` 检查"),
+        )
+
+
+def _identity_notes(file: GgufFile, identity: Identity, named: Named | None) -> Iterator[Finding]:
+    """What the file is taken for."""
     if named:
         yield Finding(
             "release",
@@ -34,13 +57,10 @@ def find_notes(
             ),
             Both("--release and --variant say otherwise", "可用 --release 与 --variant 另行指定"),
         )
-    if right.vocabulary.added:
-        count = f"{right.vocabulary.added:,}"
-        yield Finding(
-            "added-tokens", "note", Both(f"A fine-tune added {count} tokens", f"微调添加了 {count} 个词元"), _KEPT
-        )
-    if has_own_prompt(file, right):
-        yield Finding("own-prompt", "note", Both("It has a form of prompt of its own", "它有自己的提示格式"), _KEPT)
+
+
+def _head_notes(file: GgufFile, generation: int, head: Head) -> Iterator[Finding]:
+    """What the norms of output.weight tell where nothing is to be done."""
     if head.verdict == "unknown":
         kind = file.tensors[OUTPUT].kind.name
         yield Finding(
@@ -57,18 +77,8 @@ def find_notes(
             "norm-head",
             "note",
             Both(
-                f"output.weight is as Baichuan {right.generation} needs it (row norms {head.norms})",
-                f"output.weight 符合 Baichuan {right.generation} 的需要（行范数 {head.norms}）",
+                f"output.weight is as Baichuan {generation} needs it (row norms {head.norms})",
+                f"output.weight 符合 Baichuan {generation} 的需要（行范数 {head.norms}）",
             ),
             _KEPT,
-        )
-    if file.tensors:
-        yield Finding(
-            "unseen",
-            "note",
-            Both(
-                "The values of all other tensors, and the order of rows in q and k, show only beside the checkpoint",
-                "其他张量的数值，以及 q、k 的行序，只有对照检查点才能看出",
-            ),
-            Both("`bq verify --against CHECKPOINT` looks at them", "可用 `bq verify --against CHECKPOINT` 检查"),
         )

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from bq.convert.verify.check import Check, failed, listed, make_again, mend, passed, warned
 from bq.convert.verify.limits import NORM_STRAY, TELLING_NOISE, norm_noise
 from bq.runtime import ggml
+from bq.runtime.ggml import GgmlType
 from bq.runtime.gguf_file import GgufFile, TensorEntry
 from bq.runtime.known import generation_of
 from bq.runtime.language import say
@@ -160,14 +161,7 @@ def norm_head_check(file: GgufFile, norms: npt.NDArray[np.float64]) -> Check:
     claim, noise = file.text("bq.norm_head"), norm_noise(kind)
     must_fold = generation == 2 if not claim or generation == 1 else claim == "folded"
     if noise is None or not len(norms) or generation is None:
-        return warned(
-            "norm-head",
-            say(
-                f"Whether NormHead is folded cannot be told from {kind.name} rows of output.weight.",
-                f"无法从 {kind.name} 类型的 output.weight 判断 NormHead 是否已折入。",
-            ),
-            say("Give the checkpoint with --against.", "请用 --against 给出检查点。"),
-        )
+        return _untold(kind)
     low, middle, high = (float(one) for one in np.quantile(norms, (0.05, 0.5, 0.95)))
     strays = int((np.abs(norms - 1) > max(NORM_STRAY, noise)).sum())
     is_normalised = 1 - noise < low <= high < 1 + noise
@@ -202,3 +196,14 @@ def norm_head_check(file: GgufFile, norms: npt.NDArray[np.float64]) -> Check:
     state = say("folded", "已折入") if is_normalised else say("none, as befits Baichuan 1", "无，Baichuan 1 本应如此")
     text = say(f"NormHead: {state} ({measured}).", f"NormHead：{state}（{measured}）。")
     return passed("norm-head", text, **details)
+
+
+def _untold(kind: GgmlType) -> Check:
+    return warned(
+        "norm-head",
+        say(
+            f"Whether NormHead is folded cannot be told from {kind.name} rows of output.weight.",
+            f"无法从 {kind.name} 类型的 output.weight 判断 NormHead 是否已折入。",
+        ),
+        say("Give the checkpoint with --against.", "请用 --against 给出检查点。"),
+    )
