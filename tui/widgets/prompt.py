@@ -107,8 +107,11 @@ class Prompt(TextArea):
         self.insert(rest)
 
     def action_send(self) -> None:
+        self.call_later(self._send)  # behind the letters of one burst, which wait for this box when its bindings run
+
+    def _send(self) -> None:
         if self._suggestions:
-            self._suggestions.look(self.text)  # keys that come in a burst are ahead of their messages
+            self._suggestions.look(self.text)  # what was written is ahead of its message
         line = self._marked
         if line and " " not in self.text.strip() and line.split()[0] != self.text.strip():
             self.write(line + " ")  # half a command: it is completed first, and sent by the next Enter
@@ -116,7 +119,7 @@ class Prompt(TextArea):
             self.post_message(self.Submitted(self, self.full_text, self.text))
 
     def action_newline(self) -> None:
-        self.insert("\n")
+        self.call_later(self.insert, "\n")
 
     def action_cursor_up(self, select: bool = False) -> None:
         if self._suggestions and self._marked:
