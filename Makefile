@@ -1,5 +1,7 @@
 # Two commands do all the set-up: `make demo` and `make test`. Both make .venv first where it is missing.
+# `make RPC=1` builds llama.cpp with its RPC backend, for models that are spread over several machines.
 PYTHON ?= python3
+RPC ?=
 BIN := .venv/bin
 DEMO := build/bq-demo-Q4_K_M.gguf
 
@@ -22,10 +24,10 @@ lint: venv
 	$(BIN)/ruff check .
 
 types: venv
-	MYPYPATH=.venv/typing $(BIN)/mypy -p bq.runtime -p bq.convert -p bq.tui -m bq.demo.corpus
+	MYPYPATH=.venv/typing $(BIN)/mypy -p bq.runtime -p bq.convert -p bq.library -p bq.tui -m bq.demo.corpus
 
 venv:
-	@$(PYTHON) tools/make_venv.py
+	@RPC=$(RPC) $(PYTHON) tools/make_venv.py
 
 clean:
 	rm -rf build .venv *.egg-info

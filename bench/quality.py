@@ -19,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from bq.convert.convert import DEMO_NAME, Conversion, convert, demo_checkpoint, prepare
-from bq.convert.mixture import find_mixture, own_mixture, tensor_type
+from bq.convert.mixture import find_mixture, own_mixture
 from bq.convert.plan import ALIGNMENT, Plan
 from bq.convert.quantizer import choose_quantizer
 from bq.convert.rows import wide_rows
+from bq.convert.tensor_types import tensor_type, traits_of
 from bq.demo.corpus import load_corpus
 from bq.runtime import ggml
 from bq.runtime.gguf_file import read_gguf
@@ -91,8 +92,8 @@ def _conversions(names: Sequence[str], is_narrow: bool) -> Iterator[tuple[str, C
                 for one in conversion.plan.tensors:
                     columns = NARROW_COLUMNS if "ffn_down" in one.name else one.columns
                     kind = (
-                        tensor_type(mixture, one.name, columns, conversion.config.blocks)
-                        if len(one.shape) == 2
+                        tensor_type(mixture, one.name, columns, traits_of(conversion.config))
+                        if one.is_matrix
                         else one.kind
                     )
                     tensors.append(replace(one, kind=kind, offset=offset))

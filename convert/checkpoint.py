@@ -6,10 +6,11 @@ where its bytes lie.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
+from bq.convert.adapter.merge import Adapted
 from bq.convert.safetensors_file import read_safetensors_file
 from bq.convert.source import SourceTensor
 from bq.convert.torch_file import read_torch_file
@@ -17,6 +18,7 @@ from bq.runtime.errors import BqError, UsageError
 from bq.runtime.language import say
 
 MAX_JSON_BYTES = 16 << 20
+_MOST_INDEX_BYTES = 64 << 20  # that of a Baichuan-M3 in GPTQ form has 146,000 names, 14 MB
 _LFS_MAGIC = b"version https://git-lfs.github.com/spec/"
 # In order of preference: safetensors first, and an index before a single file of its kind.
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -33,12 +35,13 @@ _IGNORED_ENDINGS = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on disk: its folder, config.json as read, weight files and tensors."""
+    """A checkpoint on disk: its folder, config.json as read, weight files and tensors, and what adapters make of these."""
 
     folder: Path
     config: dict[str, Any]
     files: tuple[Path, ...]
     tensors: dict[str, SourceTensor]
+    adapted: Adapted = field(default=Adapted(), repr=False)
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
@@ -74,11 +77,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, config, files, tensors)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, most_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """A JSON object from a file of bounded size. Raises BqError if it is missing, a pointer, or no object."""
     refuse_pointer(path)
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
+        if path.stat().st_size > most_bytes:
             raise ValueError("too large")
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -146,7 +149,7 @@ def _shards_without_index(folder: Path) -> Iterator[Path]:
 
 
 def _weight_map(path: Path) -> dict[str, str]:
-    weight_map = read_json(path).get("weight_map")
+    weight_map = read_json(path, _MOST_INDEX_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
         raise BqError(say(f"{path.name} has no weight_map.", f"{path.name} 没有 weight_map。"), _again())
     for name in set(weight_map.values()):

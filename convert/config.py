@@ -1,60 +1,46 @@
 """What a checkpoint's config.json says of its shape, and whether llama.cpp can run such a model."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from bq.convert.checkpoint import Checkpoint
+from bq.convert.config_values import count, number
+from bq.convert.m1_config import read_m1
+from bq.convert.model_config import BAICHUAN, BAICHUAN_M1, POSITIONS, QWEN2, QWEN3MOE
+from bq.convert.model_config import ModelConfig as ModelConfig  # where it is looked for
+from bq.convert.qwen_config import read_qwen
+from bq.convert.rope_config import read_scaling, rope_base
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
 
-# llama.cpp tells RoPE from ALiBi by the block count alone and gives any other count no positions at all.
-POSITIONS = {32: "rope", 40: "alibi"}
 DEFAULT_CONTEXT = 4096
-_ARCHITECTURES = ("BaichuanForCausalLM", "BaiChuanForCausalLM")
-_LLAMA_ARCHITECTURE = "LlamaForCausalLM"
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The shape of a Baichuan model; sizes are counts of weights or tokens."""
-
-    hidden: int
-    blocks: int
-    heads: int
-    ffn: int
-    vocab: int
-    context: int
-    norm_eps: float
-    rope_base: float
-    is_llama_layout: bool  # q, k, v apart and NormHead already folded, as some fine-tuning tools rewrite Baichuan 2
-
-    @property
-    def head_width(self) -> int:
-        return self.hidden // self.heads
-
-    @property
-    def position(self) -> str:
-        """ "rope" or "alibi"."""
-        return POSITIONS[self.blocks]
+_CLASSES = {
+    "BaichuanForCausalLM": BAICHUAN,
+    "BaiChuanForCausalLM": BAICHUAN,
+    "LlamaForCausalLM": BAICHUAN,
+    "BaichuanM1ForCausalLM": BAICHUAN_M1,
+    "Qwen2ForCausalLM": QWEN2,
+    "Qwen3MoeForCausalLM": QWEN3MOE,
+}
+_MODEL_TYPES = {"baichuan": BAICHUAN, "baichuan_m1": BAICHUAN_M1, "qwen2": QWEN2, "qwen3_moe": QWEN3MOE}
+_LLAMA = "LlamaForCausalLM"
 
 
 def read_config(checkpoint: Checkpoint) -> ModelConfig:
     """The checked configuration of a checkpoint. Raises BqError, naming the key, what was found and expected."""
     config = checkpoint.config
+    architecture = _architecture(config)
+    if architecture in (QWEN2, QWEN3MOE):
+        return read_qwen(config, architecture)
     _refuse_repacks(config)
-    is_llama = _check_architecture(config)
-    hidden, heads = _count(config, "hidden_size"), _count(config, "num_attention_heads")
-    blocks = _count(config, "num_hidden_layers")
-    if blocks not in POSITIONS or (is_llama and blocks != 32):
-        raise BqError(
-            say(
-                f"config.json: num_hidden_layers is {blocks}; llama.cpp runs Baichuan with 32 blocks (RoPE) or 40 (ALiBi), "
-                "and anything else without positions.",
-                f"config.json：num_hidden_layers 为 {blocks}；llama.cpp 只支持 32 块（RoPE）或 40 块（ALiBi）的 Baichuan，"
-                "其他块数会丢失位置信息。",
-            ),
-            say("Use a model of the 7B or 13B layout.", "请使用 7B 或 13B 结构的模型。"),
-        )
+    return read_m1(config) if architecture == BAICHUAN_M1 else _read_baichuan(config)
+
+
+def _read_baichuan(config: Mapping[str, Any]) -> ModelConfig:
+    is_llama = class_of(config) == _LLAMA
+    hidden, heads = count(config, "hidden_size"), count(config, "num_attention_heads")
+    blocks = count(config, "num_hidden_layers")
+    _check_blocks(blocks, is_llama)
     kv_heads = config.get("num_key_value_heads", heads)
     if hidden % heads or (hidden // heads) % 2 or kv_heads != heads:
         raise BqError(
@@ -65,19 +51,50 @@ def read_config(checkpoint: Checkpoint) -> ModelConfig:
             say("Use a model of the 7B or 13B layout.", "请使用 7B 或 13B 结构的模型。"),
         )
     return ModelConfig(
+        architecture=BAICHUAN,
         hidden=hidden,
         blocks=blocks,
         heads=heads,
-        ffn=_count(config, "intermediate_size"),
-        vocab=_count(config, "vocab_size"),
+        kv_heads=heads,
+        head_width=hidden // heads,
+        ffn=count(config, "intermediate_size"),
+        vocab=count(config, "vocab_size"),
         context=_context(config),
-        norm_eps=_number(config, "rms_norm_eps", 1e-6),
-        rope_base=_number(config, "rope_theta", 10000.0),
+        norm_eps=number(config, "rms_norm_eps", 1e-6),
+        rope_base=rope_base(config, 10000.0),
         is_llama_layout=is_llama,
+        is_tied=config.get("tie_word_embeddings") is True,
+        scaling=read_scaling(config) if is_llama else None,
     )
 
 
-def _refuse_repacks(config: dict[str, Any]) -> None:
+def _check_blocks(blocks: int, is_llama: bool) -> None:
+    if is_llama and blocks == 40:
+        raise BqError(
+            say(
+                "config.json: num_hidden_layers is 40, as in a Baichuan 13B, and LlamaForCausalLM: the 13B has ALiBi, which "
+                "that class does not compute, so such a copy answers wrong everywhere.",
+                "config.json：num_hidden_layers 为 40（Baichuan 13B），类却是 LlamaForCausalLM：13B 使用 ALiBi，而该类不计算 ALiBi，"
+                "因此这样的副本在任何程序中都会答错。",
+            ),
+            say(
+                "Convert the 13B release, or a fine-tune in its own layout.",
+                "请转换 13B 原版，或保持其结构的微调模型。",
+            ),
+        )
+    if blocks not in POSITIONS or (is_llama and blocks != 32):
+        raise BqError(
+            say(
+                f"config.json: num_hidden_layers is {blocks}; llama.cpp runs Baichuan with 32 blocks (RoPE) or 40 (ALiBi), "
+                "and anything else without positions.",
+                f"config.json：num_hidden_layers 为 {blocks}；llama.cpp 只支持 32 块（RoPE）或 40 块（ALiBi）的 Baichuan，"
+                "其他块数会丢失位置信息。",
+            ),
+            say("Use a model of the 7B or 13B layout.", "请使用 7B 或 13B 结构的模型。"),
+        )
+
+
+def _refuse_repacks(config: Mapping[str, Any]) -> None:
     quantization = config.get("quantization_config")
     if not quantization and not config.get("quantization_bit"):
         return
@@ -92,62 +109,33 @@ def _refuse_repacks(config: dict[str, Any]) -> None:
     )
 
 
-def _check_architecture(config: dict[str, Any]) -> bool:
-    """Whether the layout is Llama's. Raises BqError for an architecture that is neither Baichuan's nor that."""
+def class_of(config: Mapping[str, Any]) -> str:
+    """The name of the class that a config.json names first, else its model_type."""
     names = config.get("architectures")
-    name = str(names[0]) if isinstance(names, list) and names else str(config.get("model_type", ""))
-    if name in _ARCHITECTURES or (not names and config.get("model_type") == "baichuan"):
-        return False
-    if name == _LLAMA_ARCHITECTURE:
-        return True
-    if name == "BaichuanM1ForCausalLM" or config.get("model_type") == "baichuan_m1":
-        remedy = say(
-            "llama.cpp has no such architecture yet; see `bq models`.", "llama.cpp 尚无此架构；见 `bq models`。"
-        )
-    elif name.startswith("Qwen"):
-        remedy = say(
-            "Baichuan-M2 and M3 have Qwen's layout: use llama.cpp's own converter for them.",
-            "Baichuan-M2 与 M3 是 Qwen 结构：请使用 llama.cpp 自带的转换器。",
-        )
-    else:
-        remedy = say("`bq models` lists what can be converted.", "可转换的模型见 `bq models`。")
-    raise BqError(
-        say(
-            f"config.json: the architecture is {name or 'not given'}, expected BaichuanForCausalLM.",
-            f"config.json：架构为 {name or '（未给出）'}，应为 BaichuanForCausalLM。",
-        ),
-        remedy,
-    )
+    return str(names[0]) if isinstance(names, list) and names else str(config.get("model_type", ""))
 
 
-def _count(config: dict[str, Any], key: str) -> int:
-    value = config.get(key)
-    if type(value) is not int or not 0 < value < 1 << 24:
+def _architecture(config: Mapping[str, Any]) -> str:
+    """llama.cpp's name. Raises BqError for a model that is none of Baichuan's."""
+    name = class_of(config)
+    found = _CLASSES.get(name)
+    if found is None and not config.get("architectures"):
+        found = _MODEL_TYPES.get(str(config.get("model_type")))
+    if found is None:
         raise BqError(
             say(
-                f"config.json: {key} is {value!r}, expected a positive count.",
-                f"config.json：{key} 为 {value!r}，应为正整数。",
+                f"config.json: the architecture is {name or 'not given'}, expected BaichuanForCausalLM, or Qwen's of "
+                "Baichuan-M2 and M3.",
+                f"config.json：架构为 {name or '（未给出）'}，应为 BaichuanForCausalLM，或 Baichuan-M2、M3 的 Qwen 架构。",
             ),
-            say("Download config.json again.", "请重新下载 config.json。"),
+            say("`bq models` lists what can be converted.", "可转换的模型见 `bq models`。"),
         )
-    return value
+    return found
 
 
-def _number(config: dict[str, Any], key: str, default: float) -> float:
-    value = config.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
-        raise BqError(
-            say(
-                f"config.json: {key} is {value!r}, expected a positive number.",
-                f"config.json：{key} 为 {value!r}，应为正数。",
-            )
-        )
-    return float(value)
-
-
-def _context(config: dict[str, Any]) -> int:
+def _context(config: Mapping[str, Any]) -> int:
     """The 13B releases have only model_max_length, Baichuan-7B only max_position_embeddings, Baichuan2-7B both alike."""
     for key in ("model_max_length", "max_position_embeddings"):
         if key in config:
-            return _count(config, key)
+            return count(config, key)
     return DEFAULT_CONTEXT

@@ -10,12 +10,15 @@ from typing import BinaryIO
 
 import numpy as np
 
+from bq.convert.adapter.match import adapt, named
+from bq.convert.adapter.read import Adapter
 from bq.convert.checkpoint import Checkpoint, open_checkpoint
 from bq.convert.config import ModelConfig, read_config
 from bq.convert.identity import Identity, folder_roles, identify
 from bq.convert.importance import Importance, notes
 from bq.convert.metadata import add_metadata
 from bq.convert.mixture import Mixture, find_mixture
+from bq.convert.model_config import BAICHUAN, BAICHUAN_M1
 from bq.convert.norm_head import BAICHUAN_1_VOCAB, NormHead, decide_norm_head
 from bq.convert.output_file import check_files, steady, writing
 from bq.convert.plan import Plan, make_plan
@@ -40,7 +43,7 @@ class Conversion:
     config: ModelConfig
     vocabulary: Vocabulary
     norm_head: NormHead
-    generation: int
+    generation: int | None  # 1 or 2; None for Baichuan-M1 to M3
     identity: Identity
     mixture: Mixture
     plan: Plan
@@ -58,6 +61,11 @@ class Conversion:
         return f"{self.identity.name}-{self.mixture_name}.gguf"
 
     @property
+    def can_run(self) -> bool:
+        """Whether llama.cpp has a graph that computes it."""
+        return self.config.architecture != BAICHUAN_M1
+
+    @property
     def lacks_importance(self) -> bool:
         """Whether its importance matrix is still to be gathered."""
         return self.importance is not None and self.importance.matrix is None
@@ -71,8 +79,9 @@ class Conversion:
     def size_bytes(self) -> int:
         """The size of the output: data section, vocabulary and directory exactly, the other keys by an estimate."""
         pieces = sum(len(piece.encode()) + 8 + 4 + 4 for piece in self.vocabulary.pieces)
+        merges = sum(len(merge.encode()) + 8 for merge in self.vocabulary.merges)
         directory = sum(len(tensor.name) + 24 + 8 * len(tensor.shape) for tensor in self.plan.tensors)
-        return self.plan.data_bytes + pieces + directory + _OTHER_KEYS_BYTES
+        return self.plan.data_bytes + pieces + merges + directory + _OTHER_KEYS_BYTES
 
 
 @dataclass(frozen=True)
@@ -129,11 +138,12 @@ def prepare(
     name: str | None = None,
     types: TypePlan | None = None,
     importance: Importance | None = None,
+    adapters: Sequence[Adapter] = (),
 ) -> Conversion:
-    """Read and decide everything; a plan of types takes the place of the mixture. Raises BqError for whatever cannot be
-    converted.
+    """Read and decide everything; a plan of types takes the place of the mixture, `adapters` are merged. Raises BqError for
+    whatever cannot be converted.
     """
-    return prepare_several(source, [mixture], variant, name, types, importance)[0]
+    return prepare_several(source, [mixture], variant, name, types, importance, adapters)[0]
 
 
 def prepare_several(
@@ -143,12 +153,13 @@ def prepare_several(
     name: str | None = None,
     types: TypePlan | None = None,
     importance: Importance | None = None,
+    adapters: Sequence[Adapter] = (),
 ) -> list[Conversion]:
     """The same for several mixtures of one checkpoint, which is read once."""
     names = [types.base] if types else mixtures
     chosen = list(dict.fromkeys(find_mixture(mixture) for mixture in names))
     try:
-        first = _prepare(source, chosen[0], variant, name, types, importance)
+        first = _prepare(source, chosen[0], variant, name, types, importance, adapters)
     except OSError as error:
         raise BqError(
             say(
@@ -204,19 +215,23 @@ def _prepare(
     name: str | None,
     types: TypePlan | None,
     importance: Importance | None,
+    adapters: Sequence[Adapter],
 ) -> Conversion:
-    checkpoint = open_checkpoint(source)
+    checkpoint = adapt(open_checkpoint(source), adapters)
     config = read_config(checkpoint)
-    vocabulary = read_vocabulary(source, config.vocab, folder_roles(source))
+    tokenizer = checkpoint.adapted.tokenizer_folder or source
+    vocabulary = read_vocabulary(tokenizer, config.vocab, folder_roles(source))
     plain = make_plan(checkpoint, config, chosen, False, types, importance)
     norm_head = decide_norm_head(checkpoint, config, vocabulary, plain.tensors[0].source)
     generation = _generation(config, vocabulary, norm_head)
-    identity = identify(checkpoint, config, generation, variant, name)
+    identity = named(identify(checkpoint, config, generation, variant, name), adapters)
     facts = (checkpoint, config, vocabulary, norm_head, generation, identity)
     return _planned(Conversion(*facts, chosen, plain, types, importance))
 
 
-def _generation(config: ModelConfig, vocabulary: Vocabulary, norm_head: NormHead) -> int:
+def _generation(config: ModelConfig, vocabulary: Vocabulary, norm_head: NormHead) -> int | None:
+    if config.architecture != BAICHUAN:
+        return None
     if norm_head.fold:
         return 2
     return vocabulary.role_generation() or (1 if config.vocab == BAICHUAN_1_VOCAB or vocabulary.add_dummy_prefix else 2)
@@ -298,7 +313,7 @@ def write_header(conversion: Conversion, part: Path, quantizer: Quantizer = GGML
     """The file with all that stands before its data section, open at that section's start."""
     from gguf import GGMLQuantizationType, GGUFWriter
 
-    writer = GGUFWriter(None, "baichuan")
+    writer = GGUFWriter(None, conversion.config.architecture)
     add_metadata(
         writer,
         conversion.config,
@@ -311,6 +326,7 @@ def write_header(conversion: Conversion, part: Path, quantizer: Quantizer = GGML
         *quantizer.describe(conversion.plan),
         conversion.types.name if conversion.types else None,
         conversion.importance,
+        conversion.checkpoint.adapted.labels,
     )
     for tensor in conversion.plan.tensors:
         kind = GGMLQuantizationType(tensor.kind)

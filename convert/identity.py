@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bq.convert.added_tokens import added_tokens
+from bq.convert.chat_template import read_template
 from bq.convert.checkpoint import Checkpoint, read_json
-from bq.convert.config import ModelConfig
+from bq.convert.model_config import BAICHUAN_M1, QWEN2, QWEN3MOE, ModelConfig
 from bq.runtime.errors import BqError
 from bq.runtime.language import Both, say
-from bq.runtime.prompt import Roles
+from bq.runtime.prompt_format import IM_START, M1_ASSISTANT, M1_USER, Roles
 from bq.runtime.releases import Release, find_release, releases
 from bq.runtime.sampling import Sampling
 
+FAMILIES = {BAICHUAN_M1: "m1", QWEN2: "m2", QWEN3MOE: "m3"}  # the generation of models.toml by architecture
 VARIANTS = ("base", "chat", "instruct")
 DEFAULT_MAX_NEW_TOKENS = 2048
 
@@ -33,25 +36,27 @@ class Identity:
 
 
 def identify(
-    checkpoint: Checkpoint, config: ModelConfig, generation: int, variant: str | None, name: str | None
+    checkpoint: Checkpoint, config: ModelConfig, generation: int | None, variant: str | None, name: str | None
 ) -> Identity:
     """Read generation_config.json and match the folder's name. Raises BqError for values that make no sense."""
     path = checkpoint.folder / "generation_config.json"
     settings = read_json(path) if path.is_file() else {}
     folder = name or _folder_name(checkpoint.folder.resolve())
-    own = _fitting(find_release(folder), config, generation)
+    family = FAMILIES.get(config.architecture) or ("baichuan2" if generation == 2 else "baichuan")
+    own = _fitting(find_release(folder), config, family)
     if own and own.layout and own.layout.vocab != config.vocab:
         own = None  # a fine-tune with tokens of its own
-    origin = own or _fitting(find_release(str(checkpoint.config.get("_name_or_path", ""))), config, generation)
-    chosen, reason = _variant(variant, own, settings, folder)
-    defaults = next(one for one in releases() if one.generation == ("baichuan2" if generation == 2 else "baichuan"))
+    origin = own or _fitting(find_release(str(checkpoint.config.get("_name_or_path", ""))), config, family)
+    has_template = family in FAMILIES.values() and bool(read_template(checkpoint.folder))
+    chosen, reason = _variant(variant, own, settings, folder, has_template)
+    defaults = next(one for one in releases() if one.generation == family)
     return Identity(
         name=own.repository.split("/")[1] if own else folder,
         release=origin,
         is_fine_tune=own is None,
         variant=chosen,
         variant_reason=reason,
-        roles=read_roles(settings),
+        roles=folder_roles(checkpoint.folder),
         sampling=_sampling(settings, defaults.sampling or Sampling()),
         max_new_tokens=int(_setting(settings, "max_new_tokens", defaults.max_new_tokens or DEFAULT_MAX_NEW_TOKENS, 1)),
     )
@@ -67,9 +72,16 @@ def read_roles(settings: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def folder_roles(folder: Path) -> tuple[int, int]:
-    """`read_roles` of a checkpoint's folder."""
+    """The ids that begin messages in a checkpoint's prompts, by the names of its added tokens or by `read_roles`.
+
+    In ChatML both roles begin with the same piece.
+    """
     path = folder / "generation_config.json"
-    return read_roles(read_json(path) if path.is_file() else {})
+    usual = read_roles(read_json(path) if path.is_file() else {})
+    added = {token: number for token, (number, _) in added_tokens(folder).items()}
+    if (folder / "tokenizer.model").exists():
+        return (added.get(M1_USER, usual[0]), added.get(M1_ASSISTANT, usual[1])) if M1_USER in added else usual
+    return (added[IM_START], added[IM_START]) if IM_START in added else usual
 
 
 def _folder_name(folder: Path) -> str:
@@ -79,16 +91,17 @@ def _folder_name(folder: Path) -> str:
     return name.encode("utf-8", "replace").decode()  # a file name may hold bytes that are no text
 
 
-def _fitting(release: Release | None, config: ModelConfig, generation: int) -> Release | None:
+def _fitting(release: Release | None, config: ModelConfig, family: str) -> Release | None:
     """The release, if the checkpoint has its shape and is of its generation."""
     layout = release.layout if release else None
-    shape = (config.hidden, config.blocks, config.ffn, generation)
-    if layout is None or (layout.hidden, layout.blocks, layout.ffn, layout.generation) != shape:
+    if release is None or layout is None or release.generation != family:
         return None
-    return release
+    return release if (layout.hidden, layout.blocks, layout.ffn) == (config.hidden, config.blocks, config.ffn) else None
 
 
-def _variant(asked: str | None, own: Release | None, settings: Mapping[str, Any], folder: str) -> tuple[str, Both]:
+def _variant(
+    asked: str | None, own: Release | None, settings: Mapping[str, Any], folder: str, has_template: bool
+) -> tuple[str, Both]:
     if asked is not None:
         return asked, Both("--variant", "--variant")
     if own is not None:
@@ -99,6 +112,8 @@ def _variant(asked: str | None, own: Release | None, settings: Mapping[str, Any]
             return variant, Both("folder name", "文件夹名称")
     if "user_token_id" in settings:
         return "chat", Both("generation_config.json has user_token_id", "generation_config.json 中有 user_token_id")
+    if has_template:
+        return "chat", Both("it has a chat template", "它带有对话模板")
     return "base", Both("nothing names it Chat or Instruct", "没有任何内容表明它是 Chat 或 Instruct")
 
 

@@ -6,6 +6,7 @@ without an entry where the type can do without, entries for tensors that are not
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -36,19 +37,23 @@ class Importance:
 TO_COME = Importance()
 
 
-def column_weights(importance: Importance | None, name: str, columns: int, kind: GgmlType) -> F32Array | None:
-    """What the errors of each column of a tensor weigh, None if nothing is known. Raises BqError for an entry that does not fit."""
+def column_weights(importance: Importance | None, name: str, shape: tuple[int, ...], kind: GgmlType) -> F32Array | None:
+    """What the errors of each column of a tensor weigh, [columns] or [experts, columns]; None if nothing is known.
+
+    Raises BqError for an entry that does not fit.
+    """
     if importance is None or importance.matrix is None or kind == GgmlType.F32:
         return None
     found = importance.matrix.importance(name)
-    if found is None or (name == _EMBEDDING and found.shape != (columns,)):
+    if found is None or (name == _EMBEDDING and found.size != prod(shape)):
         return None
-    if found.shape != (columns,):
+    if found.size != prod(shape):
+        experts = f"{shape[0]} × " if len(shape) > 1 else ""
         raise _misfit(
             importance,
             say(
-                f"{name} has rows of {columns:,}, and its entry there has {found.size:,}",
-                f"{name} 的行宽为 {columns:,}，而其中对应的条目为 {found.size:,}",
+                f"{name} has rows of {experts}{shape[-1]:,}, and its entry there has {found.size:,}",
+                f"{name} 的行宽为 {experts}{shape[-1]:,}，而其中对应的条目为 {found.size:,}",
             ),
         )
     if not ((found >= 0) & (found <= _MOST)).all():
@@ -59,7 +64,7 @@ def column_weights(importance: Importance | None, name: str, columns: int, kind:
                 f"其中 {name} 的条目含有均方值不可能有的数值",
             ),
         )
-    return np.ascontiguousarray(found, np.float32)
+    return np.ascontiguousarray(found, np.float32).reshape(shape)
 
 
 def refuse_without(importance: Importance | None, name: str, kind: GgmlType) -> None:

@@ -4,7 +4,7 @@ Order matters: llama.cpp's quantizer moves its two keys to the end and puts thos
 stand there from the start and whole files can be compared.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,13 @@ from bq.convert.identity import Identity
 from bq.convert.importance import Importance
 from bq.convert.mixture import Mixture
 from bq.convert.norm_head import NormHead
+from bq.convert.shape_metadata import add_shape
 from bq.convert.vocabulary import Vocabulary
+from bq.convert.vocabulary_metadata import add_vocabulary, vocabulary_keys
+from bq.runtime.adapters import ADAPTERS_KEY
 from bq.runtime.known import MIXTURE_KEY
+from bq.runtime.prompt_format import CHATML
 from bq.runtime.releases import releases
-from bq.runtime.tokenizer import DUMMY_PREFIX_KEY, EXTRA_WHITESPACE_KEY
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -26,28 +29,6 @@ _HUB = "https://huggingface.co/"
 _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 _LONGEST_VALUE = 127  # bytes of llama_model_kv_override's string
 _WHOLE_CONTEXT = -1  # general.sampling.penalty_last_n: the penalty covers the whole sequence, as in the reference
-_TEMPLATE = (
-    "{{%- for message in messages -%}}"
-    "{{%- if message['role'] == 'system' -%}}"
-    "{{%- if not loop.first -%}}{{{{ raise_exception('A system message stands only at the beginning') }}}}{{%- endif -%}}"
-    "{{{{ {text} }}}}"
-    "{{%- elif message['role'] == 'user' -%}}{{{{ '{user}' + {text} }}}}"
-    "{{%- elif message['role'] == 'assistant' -%}}{{{{ '{assistant}' + {text} }}}}"
-    "{{%- endif -%}}{{%- endfor -%}}"
-    "{{%- if add_generation_prompt and (not messages or messages[-1]['role'] != 'assistant') -%}}{{{{ '{assistant}' }}}}{{%- endif -%}}"
-)
-
-
-def chat_template(vocabulary: Vocabulary, roles: tuple[int, int]) -> str:
-    """The official prompt as Jinja, for programs that render it and then look for control pieces in the text.
-
-    Contents follow their role piece without a separator. Where the reference encodes each text with a space in front
-    (Baichuan 1), the template writes it, for the file's own flag must stay false.
-    """
-    content = "message['content']"
-    if vocabulary.add_dummy_prefix:
-        content = f"(' ' + {content} if {content} else '')"
-    return _TEMPLATE.format(text=content, user=vocabulary.pieces[roles[0]], assistant=vocabulary.pieces[roles[1]])
 
 
 def add_metadata(
@@ -56,20 +37,21 @@ def add_metadata(
     vocabulary: Vocabulary,
     identity: Identity,
     norm_head: NormHead,
-    generation: int,
+    generation: int | None,
     mixture: Mixture,
     weights: int,
     quantizer: str,
     effort: str,
     types: str | None = None,
     importance: Importance | None = None,
+    adapters: Sequence[str] = (),
 ) -> None:
-    """Add every key to a GGUFWriter of the architecture `baichuan`; `types` is the name of a plan of types."""
+    """Add every key to a GGUFWriter of the config's architecture; `types` is the name of a plan of types."""
     writer.add_type("model")
     _add_identity(writer, identity, weights)
     _add_sampling(writer, identity)
-    _add_shape(writer, config)
-    _add_vocabulary(writer, vocabulary, identity)
+    add_shape(writer, config)
+    add_vocabulary(writer, vocabulary, identity)
     for key, value in _own_keys(vocabulary, identity, norm_head, generation):
         add = {bool: writer.add_bool, int: writer.add_uint32, str: writer.add_string}[type(value)]
         add(key, value)
@@ -78,6 +60,8 @@ def add_metadata(
     writer.add_string("bq.quantizer", quantizer)
     if effort != "normal":
         writer.add_string("bq.effort", effort)
+    if adapters:
+        writer.add_array(ADAPTERS_KEY, list(adapters))
     writer.add_quantization_version(_QUANTIZATION_VERSION)
     writer.add_file_type(mixture.file_type)
     if importance is not None:
@@ -153,48 +137,18 @@ def _add_sampling(writer: "GGUFWriter", identity: Identity) -> None:
     writer.add_sampling_penalty_last_n(_WHOLE_CONTEXT)
 
 
-def _add_shape(writer: "GGUFWriter", config: ModelConfig) -> None:
-    writer.add_context_length(config.context)
-    writer.add_embedding_length(config.hidden)
-    writer.add_block_count(config.blocks)
-    writer.add_feed_forward_length(config.ffn)
-    writer.add_head_count(config.heads)
-    writer.add_head_count_kv(config.heads)
-    writer.add_layer_norm_rms_eps(config.norm_eps)
-    writer.add_rope_dimension_count(config.head_width)
-    if config.position == "rope":
-        writer.add_rope_freq_base(config.rope_base)
-
-
-def _add_vocabulary(writer: "GGUFWriter", vocabulary: Vocabulary, identity: Identity) -> None:
-    writer.add_tokenizer_model("llama")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list(list(vocabulary.pieces))
-    writer.add_token_scores(list(vocabulary.scores))
-    writer.add_token_types(list(vocabulary.types))
-    writer.add_bos_token_id(vocabulary.bos)
-    writer.add_eos_token_id(vocabulary.eos)
-    writer.add_unk_token_id(vocabulary.unk)
-    writer.add_pad_token_id(vocabulary.pad)
-    writer.add_add_bos_token(False)
-    writer.add_add_eos_token(False)
-    writer.add_add_space_prefix(False)
-    if identity.variant != "base":
-        writer.add_eot_token_id(identity.roles[0])  # a model that begins the user's turn has ended its own
-        writer.add_chat_template(chat_template(vocabulary, identity.roles))
-
-
 def _own_keys(
-    vocabulary: Vocabulary, identity: Identity, norm_head: NormHead, generation: int
+    vocabulary: Vocabulary, identity: Identity, norm_head: NormHead, generation: int | None
 ) -> Iterator[tuple[str, Any]]:
     yield "bq.version", version("baichuan-bq")
-    yield "bq.generation", generation
+    if generation is not None:
+        yield "bq.generation", generation
     yield "bq.variant", identity.variant
     yield "bq.variant.reason", str(identity.variant_reason)
     yield "bq.norm_head", "folded" if norm_head.fold else "none"
     yield "bq.norm_head.reason", "; ".join(norm_head.reasons)
-    yield "bq.role.user_id", identity.roles[0]
-    yield "bq.role.assistant_id", identity.roles[1]
+    if vocabulary.prompt != CHATML:  # where a role is a word, not an id
+        yield "bq.role.user_id", identity.roles[0]
+        yield "bq.role.assistant_id", identity.roles[1]
     yield "bq.max_new_tokens", identity.max_new_tokens
-    yield DUMMY_PREFIX_KEY, vocabulary.add_dummy_prefix
-    yield EXTRA_WHITESPACE_KEY, vocabulary.remove_extra_whitespaces
+    yield from vocabulary_keys(vocabulary)

@@ -1,11 +1,11 @@
-"""Which type each tensor gets in each mixture: llama.cpp's own choice (src/llama-quant.cpp, llama_tensor_get_type_impl
-and tensor_type_fallback), reduced to what a Baichuan model can meet: no grouped heads, no experts, an output of its own.
+"""The mixtures by name: the type most tensors get, and what takes its place where rows do not divide (src/llama-quant.cpp,
+tensor_type_fallback). Which type each tensor gets is in tensor_types.
 
 An importance matrix changes some choices, and the mixtures below 3 bits are no use without one (CALIBRATED). Beside llama.cpp's
 mixtures stand some of bq's own, NAME_NL, which differ where rows do not divide into super-blocks of 256.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bq.runtime.errors import UsageError
@@ -14,7 +14,6 @@ from bq.runtime.known import OWN_SUFFIX, FileType
 from bq.runtime.language import say
 
 T = GgmlType
-
 
 # tensor_type_fallback: a 256-wide type whose rows do not divide becomes the 32-wide type beside it.
 _FALLBACKS = {
@@ -129,146 +128,9 @@ def own_mixture(mixture: Mixture) -> Mixture | None:
     return OWN_MIXTURES.get(mixture.name + OWN_SUFFIX)
 
 
-def tensor_type(mixture: Mixture, name: str, columns: int, blocks: int, has_importance: bool = False) -> GgmlType:
-    """The type of the matrix `name` (GGUF name) with rows of `columns` weights, in a model of `blocks` blocks."""
-    if name == "output.weight" and columns % block_size(mixture.default)[0]:
-        return fitting_type(mixture, T.Q8_0, columns)
-    return fitting_type(mixture, wanted_type(mixture, name, blocks, has_importance), columns)
-
-
 def fitting_type(mixture: Mixture, wanted: GgmlType, columns: int) -> GgmlType:
     """The type itself if rows of `columns` weights divide into its blocks, else what takes its place."""
     if columns % block_size(wanted)[0] == 0:
         return wanted
     narrower = mixture.fallbacks.get(wanted, wanted)
     return narrower if columns % block_size(narrower)[0] == 0 else T.F16
-
-
-def wanted_type(mixture: Mixture, name: str, blocks: int, has_importance: bool = False) -> GgmlType:
-    """The type that a matrix gets if its rows divide into blocks."""
-    if mixture.default in UNQUANTIZED:
-        return mixture.default
-    if name == "output.weight":
-        return _output_type(mixture)
-    if name == "token_embd.weight":
-        return _EMBEDDING.get(mixture.file_type.name, mixture.default)
-    _, number, part, _ = name.split(".")
-    rule = _RULES.get(part)
-    place = _Place(mixture.file_type.name, int(number), blocks, has_importance)
-    return (rule(place) if rule else None) or mixture.default
-
-
-def type_needs_importance(mixture: Mixture, name: str, kind: GgmlType) -> bool:
-    """Whether llama.cpp refuses to make this type without an importance (tensor_requires_imatrix).
-
-    It lets embedding and output pass, and ends the process if they are of a type whose search divides by the importance.
-    """
-    if name in ("token_embd.weight", "output.weight"):
-        return kind in _ENDS_WITHOUT
-    return kind in _NEEDS_IMPORTANCE or (kind == T.Q2_K and mixture.file_type == FileType.Q2_K_S)
-
-
-_NEEDS_IMPORTANCE = (T.IQ1_S, T.IQ1_M, T.IQ2_XXS, T.IQ2_XS, T.IQ2_S, T.IQ3_XXS)
-_ENDS_WITHOUT = (T.IQ1_S, T.IQ2_XXS, T.IQ2_XS)  # ggml_quantize_requires_imatrix
-_BELOW_3_BITS = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M")
-_RICHER = {"IQ2_S": T.IQ3_S, "IQ2_M": T.IQ3_S}  # of these, what the others have in Q2_K
-_EMBEDDING = {name: _RICHER.get(name, T.Q2_K) for name in _BELOW_3_BITS} | {"IQ3_XXS": T.IQ3_S}
-
-
-def _output_type(mixture: Mixture) -> GgmlType:
-    if mixture.file_type.name in (*_BELOW_3_BITS, "IQ3_XXS"):
-        return T.Q5_K
-    return T.Q8_0 if mixture.default == T.Q8_0 else T.Q6_K
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a block's matrix stands, and in what."""
-
-    mixture: str
-    block: int
-    blocks: int
-    has_importance: bool
-
-    @property
-    def is_early(self) -> bool:
-        """In the first eighth of the blocks."""
-        return self.block < self.blocks // 8
-
-    @property
-    def gets_more_bits(self) -> bool:
-        """use_more_bits: the first and last eighth of the blocks, and every third between."""
-        return self.is_early or self.block >= 7 * self.blocks // 8 or (self.block - self.blocks // 8) % 3 == 2
-
-
-def _attn_v_type(place: _Place) -> GgmlType | None:
-    mixture = place.mixture
-    if mixture in _BELOW_3_BITS:
-        return _RICHER.get(mixture, T.Q2_K)
-    if mixture in ("Q4_K_M", "Q5_K_M"):
-        return T.Q6_K if place.gets_more_bits else None
-    if mixture == "Q3_K_M":
-        return T.Q5_K if place.block < 2 else T.Q4_K
-    if mixture == "Q4_K_S":
-        return T.Q5_K if place.block < 4 else None
-    if mixture == "IQ3_XXS":
-        return None if place.has_importance else T.IQ3_S
-    return {"Q2_K": T.Q3_K, "Q3_K_L": T.Q5_K, "IQ3_M": T.Q4_K}.get(mixture)
-
-
-def _attn_q_k_type(place: _Place) -> GgmlType | None:
-    return {"IQ3_XS": T.IQ3_XXS, "IQ3_XXS": T.IQ2_S}.get(place.mixture)
-
-
-def _attn_output_type(place: _Place) -> GgmlType | None:
-    return _ATTN_OUTPUT.get(place.mixture)
-
-
-_ATTN_OUTPUT = {
-    "Q2_K": T.Q3_K,
-    "Q3_K_M": T.Q4_K,
-    "Q3_K_L": T.Q5_K,
-    "IQ3_M": T.Q4_K,
-    "IQ3_XXS": T.IQ3_S,
-    "IQ2_M": T.IQ3_S,
-    "IQ2_S": T.IQ3_S,
-    "IQ1_M": T.IQ2_XXS,
-    "IQ1_S": T.IQ2_XXS,
-}
-
-
-def _ffn_down_type(place: _Place) -> GgmlType | None:
-    mixture = place.mixture
-    if mixture in ("Q4_K_M", "Q5_K_M"):
-        return T.Q6_K if place.gets_more_bits else None
-    if mixture == "Q3_K_M":
-        return T.Q5_K if place.block < place.blocks // 16 else T.Q4_K
-    if mixture == "IQ3_XXS" and not place.has_importance:
-        return T.Q4_K if place.is_early else T.Q3_K
-    early = _EARLY_FFN_DOWN | (_EARLY_WITH_IMPORTANCE if place.has_importance else _EARLY_WITHOUT)
-    if place.is_early and mixture in early:
-        return early[mixture]
-    return {"Q2_K": T.Q3_K, "Q3_K_L": T.Q5_K}.get(mixture)
-
-
-_EARLY_FFN_DOWN = {"Q4_K_S": T.Q5_K, "IQ3_M": T.Q4_K, "Q2_K_S": T.Q4_K} | {
-    name: _RICHER.get(name, T.Q2_K) for name in _BELOW_3_BITS
-}
-_EARLY_WITH_IMPORTANCE = {"Q4_0": T.Q4_1, "Q5_0": T.Q5_1}
-_EARLY_WITHOUT = {"IQ4_NL": T.Q5_K, "IQ4_XS": T.Q5_K}
-
-
-def _ffn_gate_up_type(place: _Place) -> GgmlType | None:
-    is_middle = not place.is_early and place.block < 7 * place.blocks // 8
-    return T.IQ3_XXS if place.mixture == "IQ3_XS" and is_middle else None
-
-
-_RULES: Mapping[str, Callable[[_Place], GgmlType | None]] = {
-    "attn_q": _attn_q_k_type,
-    "attn_k": _attn_q_k_type,
-    "attn_v": _attn_v_type,
-    "attn_output": _attn_output_type,
-    "ffn_down": _ffn_down_type,
-    "ffn_gate": _ffn_gate_up_type,
-    "ffn_up": _ffn_gate_up_type,
-}

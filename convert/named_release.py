@@ -7,7 +7,6 @@ from bq.runtime.errors import UsageError
 from bq.runtime.gguf_file import GgufFile
 from bq.runtime.language import Both, say
 from bq.runtime.releases import Release, find_release
-from bq.runtime.structure import ARCHITECTURE
 
 NAME_KEY = "general.name"
 # What names of files have behind the model's: the mixture, and how files are called. One is taken off after the other, for a
@@ -59,8 +58,7 @@ def _bare(name: str) -> str:
 
 
 def _sizes(file: GgufFile) -> tuple[int, int, int, int]:
-    keys = ("embedding_length", "block_count", "feed_forward_length")
-    hidden, blocks, ffn = (file.count(f"{ARCHITECTURE}.{key}") for key in keys)
+    hidden, blocks, ffn = map(file.shape_count, ("embedding_length", "block_count", "feed_forward_length"))
     pieces = file.metadata.get("tokenizer.ggml.tokens")
     return hidden, blocks, ffn, len(pieces) if isinstance(pieces, list) else 0
 
@@ -70,7 +68,7 @@ def _fits(file: GgufFile, release: Release, generation: int) -> bool:
     return (
         layout is not None
         and _sizes(file) == (layout.hidden, layout.blocks, layout.ffn, layout.vocab)
-        and (layout.generation == generation)
+        and (layout.architecture, layout.generation) == (file.architecture, generation)
     )
 
 

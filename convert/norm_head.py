@@ -11,7 +11,9 @@ import numpy as np
 
 from bq.convert.checkpoint import Checkpoint, refuse_pointer
 from bq.convert.config import ModelConfig
-from bq.convert.source import SourceTensor, aligned
+from bq.convert.model_config import BAICHUAN_M1, QWEN2, QWEN3MOE
+from bq.convert.plan import Source
+from bq.convert.source import aligned
 from bq.convert.vocabulary import Vocabulary
 from bq.runtime import ggml
 from bq.runtime.errors import BqError
@@ -41,11 +43,13 @@ class NormHead:
         return say(f"{head} ({'; '.join(reasons)})", f"{head}（{'；'.join(reasons)}）")
 
 
-def decide_norm_head(
-    checkpoint: Checkpoint, config: ModelConfig, vocabulary: Vocabulary, head: SourceTensor
-) -> NormHead:
+def decide_norm_head(checkpoint: Checkpoint, config: ModelConfig, vocabulary: Vocabulary, head: Source) -> NormHead:
     """Weigh the evidence: the modeling code, config, vocabulary and tokenizer. Raises BqError if nothing speaks."""
+    if config.architecture in (QWEN2, QWEN3MOE):
+        return NormHead(False, (Both("Qwen's layout has none", "Qwen 结构没有"),))
     spread = _row_norms(head)
+    if config.architecture == BAICHUAN_M1:
+        return NormHead(True, (Both("every Baichuan-M1 has it", "所有 Baichuan-M1 都有"), spread))
     if config.is_llama_layout:
         return NormHead(
             False,
@@ -111,7 +115,7 @@ def _role_pieces(vocabulary: Vocabulary) -> _Vote | None:
     return (generation == 2, reason) if generation else None
 
 
-def _row_norms(head: SourceTensor) -> Both:
+def _row_norms(head: Source) -> Both:
     rows = head.view()[:: max(1, head.shape[0] // _SAMPLE_ROWS)]
     wide = np.empty(rows.shape, np.float32)
     ggml.widen(aligned(rows), wide)

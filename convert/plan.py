@@ -2,18 +2,25 @@
 file, known before the first weight is read. It is a value: it can be printed, tested and compared.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
 
+from bq.convert.adapter.merge import Delta
 from bq.convert.checkpoint import Checkpoint
 from bq.convert.config import ModelConfig
+from bq.convert.gptq import GptqTensor, unpacked
 from bq.convert.importance import F32Array, Importance, refuse_strange
+from bq.convert.layouts.choose import slots_of
+from bq.convert.layouts.slot import HEAD, Slot
 from bq.convert.mixture import Mixture
+from bq.convert.model_config import QWEN2, QWEN3MOE
 from bq.convert.source import SourceTensor
+from bq.convert.tensor_types import traits_of
 from bq.convert.type_choice import TypeChoice
 from bq.convert.type_plan import TypePlan
 from bq.runtime.errors import BqError
@@ -25,18 +32,29 @@ _REPACKED = (".weight.data", ".quant_state", ".absmax", ".SCB", ".weight_scale",
 ALIGNMENT = 32  # GGUF's default; every tensor starts at a multiple of it
 
 
+Source = SourceTensor | GptqTensor
+
+
+@dataclass(frozen=True)
+class Expert:
+    """Where a further matrix of a stacked tensor comes from, and what adapters add to it."""
+
+    source: Source
+    delta: Delta | None = field(default=None, repr=False)
+
+
 @dataclass(frozen=True)
 class PlannedTensor:
     """One tensor of the output.
 
-    `shape` is [rows, columns], or [columns] for a norm. Its rows are the source's from `first_row` on, in `row_order` if
-    there is one (output row -> row counted from `first_row`); `normalise` divides each by its L2 norm. `offset` counts
-    from the start of the file's data section. `wanted` is the type it would have if its rows divided, `importance` what the
-    errors of each column weigh.
+    `shape` is [rows, columns], [columns] for a norm, or [experts, rows, columns]. Its rows are the source's from `first_row`
+    on, in `row_order` if there is one (output row -> row counted from `first_row`), then those of `others`; `normalise`
+    divides each by its L2 norm. `offset` counts from the start of the file's data section. `wanted` is the type it would
+    have if its rows divided, `importance` what the errors of each column weigh, [columns] or [experts, columns].
     """
 
     name: str
-    source: SourceTensor
+    source: Source
     shape: tuple[int, ...]
     kind: GgmlType
     offset: int
@@ -45,14 +63,24 @@ class PlannedTensor:
     first_row: int = 0
     head_width: int | None = None  # rotate the rows of each head of this many rows into llama.cpp's order
     normalise: bool = False
+    delta: Delta | None = field(
+        default=None, repr=False
+    )  # what adapters add, before the rows are divided by their norms
+    others: tuple[Expert, ...] = field(default=(), repr=False)  # the experts after the first
+    is_matrix: bool = False  # whether it gets the mixture's types; a router is none
 
     @property
     def columns(self) -> int:
         return self.shape[-1]
 
     @property
+    def column_shape(self) -> tuple[int, ...]:
+        """[columns], or [experts, columns] where each expert has columns of its own."""
+        return *self.shape[:-2], self.shape[-1]
+
+    @property
     def rows(self) -> int:
-        return self.shape[0] if len(self.shape) == 2 else 1
+        return prod(self.shape[:-1])
 
     @property
     def weights(self) -> int:
@@ -61,6 +89,32 @@ class PlannedTensor:
     @property
     def size_bytes(self) -> int:
         return self.rows * row_bytes(self.kind, self.columns)
+
+    @property
+    def deltas(self) -> list[Delta]:
+        """What adapters add to any of its sources."""
+        every = (self.delta, *(one.delta for one in self.others))
+        return [one for one in every if one is not None]
+
+    def parts(self, start: int, stop: int) -> Iterator[tuple["PlannedTensor", int, int]]:
+        """Rows [start, stop) as those of tensors of one source each, with their own rows' numbers."""
+        if not self.others:
+            yield self, start, stop
+            return
+        height = self.shape[1]
+        for number in range(start // height, -(-stop // height)):
+            first = number * height
+            yield self._expert(number), max(start - first, 0), min(stop - first, height)
+
+    def _expert(self, number: int) -> "PlannedTensor":
+        one = self.others[number - 1] if number else Expert(self.source, self.delta)
+        importance = None if self.importance is None else self.importance[number]
+        return replace(self, source=one.source, delta=one.delta, others=(), shape=self.shape[1:], importance=importance)
+
+    def will_need(self, start: int, stop: int) -> None:
+        """Have these rows read ahead."""
+        for one, first, after in self.parts(start, stop):
+            one.source.will_need(one.first_row + first, after - first)
 
 
 @dataclass(frozen=True)
@@ -78,7 +132,7 @@ class Plan:
     @property
     def matrices(self) -> list[str]:
         """The names of those that are quantized."""
-        return [tensor.name for tensor in self.tensors if len(tensor.shape) == 2]
+        return [tensor.name for tensor in self.tensors if tensor.is_matrix]
 
     @cached_property
     def weights(self) -> int:
@@ -87,19 +141,6 @@ class Plan:
     @property
     def bits_per_weight(self) -> float:
         return 8 * sum(tensor.size_bytes for tensor in self.tensors) / self.weights
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """Where one output tensor comes from; `expected` is the whole source tensor's shape."""
-
-    name: str
-    source: str
-    expected: tuple[int, ...]
-    first_row: int = 0
-    rows: int | None = None
-    rotate: bool = False
-    normalise: bool = False
 
 
 def make_plan(
@@ -113,13 +154,14 @@ def make_plan(
     """Match the checkpoint's tensors with the model's. Raises BqError for one missing, too many, or of another shape; for a
     type that needs an importance matrix and has none; for one that does not fit.
     """
-    choice = TypeChoice(mixture, type_plan, importance)
-    slots = list(_slots(checkpoint, config, fold_norm_head))
-    _check_names(checkpoint, {slot.source for slot in slots})
+    choice = TypeChoice(mixture, traits_of(config), type_plan, importance)
+    sources = weights_of(checkpoint, config)
+    slots = slots_of(config, sources, fold_norm_head)
+    _check_names(checkpoint, set(sources), {source for slot in slots for source in slot.sources})
     tensors = []
     offset = 0
     for slot in slots:
-        tensors.append(_planned(checkpoint, config, choice, slot, offset))
+        tensors.append(_planned(checkpoint, sources, choice, slot, offset))
         offset += _padded(tensors[-1].size_bytes)
     plan = Plan(tuple(tensors))
     if type_plan:
@@ -128,27 +170,43 @@ def make_plan(
     return plan
 
 
+def weights_of(checkpoint: Checkpoint, config: ModelConfig) -> Mapping[str, Source]:
+    """The tensors that a model is made of: those of a GPTQ release unpacked, without an output that is the embedding."""
+    found: dict[str, Source] = {**checkpoint.tensors}
+    if config.gptq is not None:
+        found = unpacked(checkpoint.tensors, config.gptq)
+    if config.is_tied and config.architecture in (QWEN2, QWEN3MOE):
+        found.pop(HEAD, None)  # some programs save it a second time
+    return found
+
+
 def _planned(
-    checkpoint: Checkpoint, config: ModelConfig, choice: TypeChoice, slot: _Slot, offset: int
+    checkpoint: Checkpoint, sources: Mapping[str, Source], choice: TypeChoice, slot: Slot, offset: int
 ) -> PlannedTensor:
-    source = _checked(checkpoint.tensors[slot.source], slot)
-    shape = source.shape if slot.rows is None else (slot.rows, *source.shape[1:])
+    first, *others = (
+        Expert(_checked(sources[name], slot), checkpoint.adapted.deltas.get(name)) for name in slot.sources
+    )
+    shape = slot.shape
+    is_matrix = len(shape) > 1 and not slot.is_exact
     wanted = kind = GgmlType.F32
     importance = None
-    if len(shape) == 2:
-        wanted, kind = choice.types(slot.name, shape[-1], config.blocks)
-        importance = choice.column_weights(slot.name, shape[-1], kind)
+    if is_matrix:
+        wanted, kind = choice.types(slot.name, shape[-1])
+        importance = choice.column_weights(slot.name, (*shape[:-2], shape[-1]), kind)
     return PlannedTensor(
-        slot.name,
-        source,
-        shape,
-        kind,
-        offset,
-        wanted,
-        importance,
-        slot.first_row,
-        config.head_width if slot.rotate else None,
-        slot.normalise,
+        name=slot.name,
+        source=first.source,
+        shape=shape,
+        kind=kind,
+        offset=offset,
+        wanted=wanted,
+        importance=importance,
+        first_row=slot.first_row,
+        head_width=slot.head_width,
+        normalise=slot.normalise,
+        delta=first.delta,
+        others=tuple(others),
+        is_matrix=is_matrix,
     )
 
 
@@ -179,9 +237,8 @@ def fallbacks(plan: Plan) -> list[Fallback]:
 def row_order(tensor: PlannedTensor, start: int, stop: int) -> npt.NDArray[np.intp] | slice:
     """The source rows of output rows [start, stop).
 
-    The releases rotate (RoPE) element i of a head with i + width/2, llama.cpp's Baichuan graph with its neighbour: output
-    row 2j + k of a head is source row k * width/2 + j (llama.cpp's converter, _reverse_hf_permute). It reorders the 13B
-    likewise, where ALiBi makes the order of a head's rows immaterial, and so do we, for tools that expect its layout.
+    Where heads are rotated into llama.cpp's order (layouts/baichuan.py says why), output row 2j + k of a head is source row
+    k * width/2 + j (llama.cpp's converter, _reverse_hf_permute).
     """
     width = tensor.head_width
     if width is None:
@@ -195,45 +252,7 @@ def _padded(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def _slots(checkpoint: Checkpoint, config: ModelConfig, fold: bool) -> Iterator[_Slot]:
-    """Every output tensor in llama.cpp's order: those outside the blocks, then by block and name."""
-    hidden, vocab, ffn = config.hidden, config.vocab, config.ffn
-    head = "lm_head.weight"
-    if head not in checkpoint.tensors and checkpoint.config.get("tie_word_embeddings") is True:
-        head = "model.embed_tokens.weight"
-    yield _Slot("output.weight", head, (vocab, hidden), normalise=fold)
-    yield _Slot("output_norm.weight", "model.norm.weight", (hidden,))
-    yield _Slot("token_embd.weight", "model.embed_tokens.weight", (vocab, hidden))
-    for block in range(config.blocks):
-        ours, theirs = f"blk.{block}.", f"model.layers.{block}."
-        q, k, v = _attention(checkpoint, theirs + "self_attn.", hidden)
-        yield _Slot(ours + "attn_k.weight", *k, rotate=True)
-        yield _Slot(ours + "attn_norm.weight", theirs + "input_layernorm.weight", (hidden,))
-        yield _Slot(ours + "attn_output.weight", theirs + "self_attn.o_proj.weight", (hidden, hidden))
-        yield _Slot(ours + "attn_q.weight", *q, rotate=True)
-        yield _Slot(ours + "attn_v.weight", *v)
-        yield _Slot(ours + "ffn_down.weight", theirs + "mlp.down_proj.weight", (hidden, ffn))
-        yield _Slot(ours + "ffn_gate.weight", theirs + "mlp.gate_proj.weight", (ffn, hidden))
-        yield _Slot(ours + "ffn_norm.weight", theirs + "post_attention_layernorm.weight", (hidden,))
-        yield _Slot(ours + "ffn_up.weight", theirs + "mlp.up_proj.weight", (ffn, hidden))
-
-
-_Part = tuple[str, tuple[int, ...], int, int | None]
-
-
-def _attention(checkpoint: Checkpoint, prefix: str, hidden: int) -> tuple[_Part, _Part, _Part]:
-    """Source, shape, first row and rows of q, k and v: thirds of W_pack, or tensors of their own (Llama layout)."""
-    packed = prefix + "W_pack.weight"
-    parts: list[_Part]
-    if packed in checkpoint.tensors or prefix + "q_proj.weight" not in checkpoint.tensors:
-        parts = [(packed, (3 * hidden, hidden), third * hidden, hidden) for third in range(3)]
-    else:
-        parts = [(f"{prefix}{name}_proj.weight", (hidden, hidden), 0, None) for name in "qkv"]
-    return parts[0], parts[1], parts[2]
-
-
-def _check_names(checkpoint: Checkpoint, wanted: set[str]) -> None:
-    found = set(checkpoint.tensors)
+def _check_names(checkpoint: Checkpoint, found: set[str], wanted: set[str]) -> None:
     if repacked := sorted(name for name in found if name.endswith(_REPACKED)):
         raise BqError(
             say(
@@ -262,7 +281,7 @@ def _check_names(checkpoint: Checkpoint, wanted: set[str]) -> None:
             )
 
 
-def _checked(source: SourceTensor, slot: _Slot) -> SourceTensor:
+def _checked(source: Source, slot: Slot) -> Source:
     if source.shape != slot.expected:
         raise BqError(
             say(

@@ -57,6 +57,17 @@ class Quantizer:
 
         Raises BqError for a weight that is not finite, or too large for its type.
         """
+        parts = list(tensor.parts(start, stop))
+        if len(parts) == 1:
+            return self._pack_one(*parts[0], widen)
+        packed, done = [], 0
+        for one, first, after in parts:  # each expert has rows, and an importance, of its own
+            packed.append(self._pack_one(one, first, after, _some(widen, done, done + after - first)))
+            done += after - first
+        return np.concatenate(packed)
+
+    def _pack_one(self, tensor: PlannedTensor, start: int, stop: int, widen: Callable[[], F32Array]) -> U8Array:
+        """The same for rows of one source."""
         kernel = self.kernels.get(tensor.kind)
         if kernel is None:
             wide = widen()
@@ -68,6 +79,10 @@ class Quantizer:
             widen()  # says which weight it is
             raise RuntimeError(f"a kernel found {tensor.name} not finite, numpy did not")
         return packed
+
+
+def _some(widen: Callable[[], F32Array], start: int, stop: int) -> Callable[[], F32Array]:
+    return lambda: widen()[start:stop]
 
 
 GGML = Quantizer()

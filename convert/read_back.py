@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bq.convert.plan import Plan
+from bq.convert.reference_tokenizer import Reference, reference_tokenizer
 from bq.convert.rows import too_large
 from bq.convert.vocabulary import TokenType, Vocabulary
 from bq.runtime import ggml
@@ -40,13 +41,14 @@ class ReadBack:
 
     texts: int
     tensors: int
+    tokenizer: str = "SentencePiece"  # whose ids they are
 
     def describe(self) -> str:
         """One line for the screen."""
         return say(
-            f"Checked: {self.texts} texts give SentencePiece's token ids; {self.tensors} tensors have their planned type and "
+            f"Checked: {self.texts} texts give {self.tokenizer}'s token ids; {self.tensors} tensors have their planned type and "
             "shape and finite values.",
-            f"已检查：{self.texts} 段文本的词元 id 与 SentencePiece 一致；{self.tensors} 个张量的类型、形状符合计划，数值均为有限值。",
+            f"已检查：{self.texts} 段文本的词元 id 与 {self.tokenizer} 一致；{self.tensors} 个张量的类型、形状符合计划，数值均为有限值。",
         )
 
 
@@ -56,7 +58,8 @@ def read_back(path: Path, plan: Plan, vocabulary: Vocabulary, roles: tuple[int, 
     _check_tensors(file, plan)
     _check_values(file, threads)
     texts = check_token_ids(path, vocabulary, roles)
-    return ReadBack(texts, len(plan.tensors))
+    own = "SentencePiece" if vocabulary.model == "llama" else vocabulary.model_path.name
+    return ReadBack(texts, len(plan.tensors), own)
 
 
 def _check_tensors(file: GgufFile, plan: Plan) -> None:
@@ -89,12 +92,10 @@ def _check_values(file: GgufFile, threads: int) -> None:
 
 
 def check_token_ids(path: Path, vocabulary: Vocabulary, roles: tuple[int, int]) -> int:
-    """How many texts get SentencePiece's ids from the file. Raises BqError for the first that does not, or that forges a role."""
-    import sentencepiece
-
+    """How many texts get the checkpoint's own ids from the file. Raises BqError for the first that does not, or that forges a role."""
     from bq.runtime.tokenizer import load_tokenizer
 
-    reference = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary.model_path))
+    reference = reference_tokenizer(vocabulary)
     added = [vocabulary.pieces[i] for i in range(len(vocabulary.types)) if _is_addition(vocabulary, i, reference)]
     probes = [text for text in PROBES if not any(piece in text for piece in added)]
     with load_tokenizer(path) as tokenizer:
@@ -103,8 +104,8 @@ def check_token_ids(path: Path, vocabulary: Vocabulary, roles: tuple[int, int]) 
             if expected != found:
                 raise _defect(
                     say(
-                        f"{text!r} gives the ids {found}, SentencePiece gives {expected}",
-                        f"{text!r} 的 id 为 {found}，SentencePiece 给出 {expected}",
+                        f"{text!r} gives the ids {found}, its tokenizer gives {expected}",
+                        f"{text!r} 的 id 为 {found}，原分词器给出 {expected}",
                     )
                 )
         for forged in _role_texts(vocabulary, roles):
@@ -115,9 +116,8 @@ def check_token_ids(path: Path, vocabulary: Vocabulary, roles: tuple[int, int]) 
     return len(probes)
 
 
-def _is_addition(vocabulary: Vocabulary, number: int, reference: object) -> bool:
-    pieces: int = reference.get_piece_size()  # type: ignore[attr-defined]
-    return number >= pieces and vocabulary.types[number] != TokenType.UNUSED
+def _is_addition(vocabulary: Vocabulary, number: int, reference: Reference) -> bool:
+    return number >= reference.get_piece_size() and vocabulary.types[number] != TokenType.UNUSED
 
 
 def _role_texts(vocabulary: Vocabulary, roles: Sequence[int]) -> Iterator[str]:

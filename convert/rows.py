@@ -1,5 +1,5 @@
 """Rows of a planned tensor on their way from the checkpoint to packed bytes: in the order of the output, widened to float32,
-checked, and divided by their norms for NormHead.
+checked, with what adapters add, and divided by their norms for NormHead.
 
 A kernel takes `Rows`, the places in memory where the rows lie, and does all that itself; `wide_rows` does it for ggml.
 """
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from bq.convert.gptq import GptqTensor
 from bq.convert.plan import PlannedTensor, row_order
 from bq.convert.source import Array, aligned
 from bq.runtime import ggml
@@ -47,27 +48,41 @@ class Rows:
 
 
 def rows_of(tensor: PlannedTensor, start: int, stop: int) -> Rows:
-    """Output rows [start, stop) where they lie in the mapped checkpoint, or in a copy if a row has gaps."""
-    view = _view(tensor)
+    """Output rows [start, stop) of a tensor of one source, where they lie in the mapped checkpoint; in a copy if a row has
+    gaps, is packed, or is changed by adapters.
+    """
     order = row_order(tensor, start, stop)
-    if view.strides[1] != view.itemsize:
-        view, order = view[order].copy(), slice(0, stop - start)
+    if tensor.delta is not None or isinstance(tensor.source, GptqTensor):
+        view: Array = np.empty((stop - start, tensor.columns), np.float32)
+        dtype, order = GgmlType.F32, slice(0, stop - start)
+        _plain_rows(tensor, start, stop, view)
+    else:
+        view, dtype = tensor.source.matrix(), _TYPES[tensor.source.dtype]
+        if view.strides[1] != view.itemsize:
+            view, order = view[order].copy(), slice(0, stop - start)
     numbers = np.arange(order.start, order.stop) if isinstance(order, slice) else order
     addresses = view.ctypes.data + numbers.astype(np.int64) * view.strides[0]
-    return Rows(addresses, _TYPES[tensor.source.dtype], tensor.columns, tensor.normalise, view)
+    return Rows(addresses, dtype, tensor.columns, tensor.normalise, view)
 
 
 def wide_rows(tensor: PlannedTensor, start: int, stop: int, wide: npt.NDArray[np.float32]) -> None:
     """Output rows [start, stop) into `wide`, [stop - start, columns]. Raises BqError for a weight that is not finite."""
-    ggml.widen(aligned(_view(tensor)[row_order(tensor, start, stop)]), wide)
-    _check_finite(tensor, wide, start)
+    done = 0
+    for one, first, after in tensor.parts(start, stop):
+        _plain_rows(one, first, after, wide[done : done + after - first])
+        done += after - first
     if tensor.normalise:
         normalise_rows(wide)
 
 
-def _view(tensor: PlannedTensor) -> Array:
-    view = tensor.source.view()
-    return view[np.newaxis, :] if view.ndim == 1 else view
+def _plain_rows(tensor: PlannedTensor, start: int, stop: int, wide: npt.NDArray[np.float32]) -> None:
+    """The same of one source, before NormHead's division."""
+    order = row_order(tensor, start, stop)
+    ggml.widen(aligned(tensor.source.rows(order)), wide)
+    _check_finite(tensor, wide, start)
+    if tensor.delta is not None:
+        tensor.delta.add(order, wide)
+        _check_merged(tensor, wide)
 
 
 def normalise_rows(rows: npt.NDArray[np.float32]) -> None:
@@ -100,6 +115,19 @@ def too_large(name: str, kind: GgmlType) -> BqError:
             "Convert with -q BF16 or -q F32, and ask the checkpoint's author.",
             "请以 -q BF16 或 -q F32 转换，并联系检查点的作者。",
         ),
+    )
+
+
+def _check_merged(tensor: PlannedTensor, rows: npt.NDArray[np.float32]) -> None:
+    if tensor.delta is None or np.isfinite(rows).all():
+        return
+    names = ", ".join(term.adapter for term in tensor.delta.terms)
+    raise BqError(
+        say(
+            f"{tensor.source.name} is no longer finite with the adapter ({names}).",
+            f"加上适配器（{names}）后，{tensor.source.name} 出现非有限值。",
+        ),
+        say("The adapter is damaged, or its weight too large.", "适配器已损坏，或权重过大。"),
     )
 
 

@@ -16,6 +16,7 @@ Array = npt.NDArray[Any]
 
 # numpy has no bfloat16: its bits are carried as uint16 and widened by ggml.
 CARRIERS: dict[str, type[np.generic]] = {"bf16": np.uint16, "f16": np.float16, "f32": np.float32}
+_NUMPY: dict[str, type[np.generic]] = {**CARRIERS, "i32": np.int32}
 # Widths in bytes of every element type a checkpoint may name, so that a wrong one can be reported by name.
 ITEM_SIZES = {"bf16": 2, "f16": 2, "f32": 4, "f64": 8, "i64": 8, "i32": 4, "i16": 2, "i8": 1, "u8": 1, "bool": 1}
 
@@ -74,15 +75,24 @@ class SourceTensor:
         self.file.will_need(self.start + first_row * step, rows * step)
 
     def view(self) -> Array:
-        """The tensor as a strided view of the file, in its carrier dtype (see CARRIERS); `aligned` is for C code.
+        """The tensor as a strided view of the file, in its carrier dtype (see CARRIERS) or int32; `aligned` is for C code.
 
         A safetensors file may lay a tensor at an odd byte, and then the view is not aligned.
         """
-        carrier = np.dtype(CARRIERS[self.dtype])
+        carrier = np.dtype(_NUMPY[self.dtype])
         span = 1 + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
         flat = self.file.bytes[self.start : self.start + span * carrier.itemsize].view(carrier)
         steps = tuple(step * carrier.itemsize for step in self.strides)
         return np.lib.stride_tricks.as_strided(flat, self.shape, steps, writeable=False)
+
+    def matrix(self) -> Array:
+        """The same as rows of its last dimension: a vector is one row."""
+        view = self.view()
+        return view if view.ndim == 2 else view.reshape(-1, self.shape[-1])
+
+    def rows(self, order: npt.NDArray[np.intp] | slice) -> Array:
+        """Some of these rows, in their carrier dtype."""
+        return self.matrix()[order]
 
 
 def aligned(rows: Array) -> Array:

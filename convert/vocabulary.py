@@ -1,39 +1,39 @@
-"""The vocabulary that a GGUF file needs, from tokenizer.model and what a fine-tune added to it.
+"""The vocabulary that a GGUF file needs, from tokenizer.model or tokenizer.json and what a fine-tune added to it.
 
-Types are copied one to one, for llama.cpp then finds SentencePiece's ids; the two role pieces become CONTROL, so that
-no text can forge a role.
+Of a tokenizer.model, types are copied one to one, for llama.cpp then finds SentencePiece's ids; the role pieces become
+CONTROL, so that no text can forge a role. A tokenizer.json counts where there is no tokenizer.model.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from bq.convert.checkpoint import read_json, refuse_pointer
+from bq.convert import tokenizer_json
+from bq.convert.added_tokens import add_tokens, optional_json
+from bq.convert.chat_template import read_template
+from bq.convert.checkpoint import refuse_pointer
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
-from bq.runtime.prompt import Roles
+from bq.runtime.prompt_format import BAICHUAN, CHATML, END_OF_TEXT, IM_END, IM_START, M1, M1_USER, Roles
 from bq.runtime.releases import role_generation
+from bq.runtime.token_type import TokenType as TokenType  # where it is looked for
 
 MAX_MODEL_BYTES = 64 << 20
 _BPE = 2  # TrainerSpec.ModelType
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")  # NUL, and halves of surrogate pairs, which JSON can name
 _SPACE = "\u2581"  # SentencePiece writes a space as this mark
-
-
-class TokenType(IntEnum):
-    """llama.cpp's token types (enum llama_token_type); SentencePiece's piece types have the same numbers."""
-
-    NORMAL = 1
-    UNKNOWN = 2
-    CONTROL = 3
-    USER_DEFINED = 4
-    UNUSED = 5
-    BYTE = 6
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Pieces by id, with scores and types, and how a text is prepared before it is cut."""
+    """Pieces by id, with scores and types, and how a text is prepared before it is cut.
+
+    `model` and `pre` are llama.cpp's names of the kind: "llama" is SentencePiece's BPE, "gpt2" the byte-level one, which has
+    `merges` instead of scores. `prompt` names the way in which prompts are written (bq.runtime.prompt_format), `template` is
+    the release's own for other programs, "" if it has none.
+    """
 
     pieces: tuple[str, ...]
     scores: tuple[float, ...]
@@ -47,6 +47,12 @@ class Vocabulary:
     padding: int  # rows of the embedding that no piece stands for
     added: int  # pieces that a fine-tune added
     model_path: Path
+    model: str = "llama"
+    pre: str = "default"
+    merges: tuple[str, ...] = ()
+    normalizer: str = ""
+    prompt: str = BAICHUAN
+    template: str = ""
 
     def role_generation(self) -> int | None:
         """1 or 2 by the names of the pieces at the usual role ids, None if they are others."""
@@ -59,53 +65,188 @@ class Vocabulary:
 def read_vocabulary(folder: Path, rows: int, roles: tuple[int, int]) -> Vocabulary:
     """The vocabulary of a checkpoint whose embedding has `rows` rows.
 
-    Raises BqError if tokenizer.model is missing, damaged or no BPE model, or has more pieces than there are rows.
+    Raises BqError if the tokenizer is missing, damaged or of another kind, or has more pieces than there are rows.
     """
     path = folder / "tokenizer.model"
+    if not path.exists() and (folder / tokenizer_json.FILE).is_file():
+        return _byte_pairs(folder, rows)
     model = _parse(path)
     pieces = [piece.piece for piece in model.pieces]
-    scores = [piece.score for piece in model.pieces]
     types = [int(piece.type) for piece in model.pieces]
-    if len(pieces) > rows:
-        raise BqError(
-            say(
-                f"tokenizer.model has {len(pieces):,} pieces, the embedding only {rows:,} rows.",
-                f"tokenizer.model 有 {len(pieces):,} 个词元，而嵌入只有 {rows:,} 行。",
-            ),
-            say("Take tokenizer and weights from the same release.", "请使用同一发布中的分词器与权重。"),
-        )
+    _check_rows(path.name, len(pieces), rows)
     padding = rows - len(pieces)
+    scores = [*(piece.score for piece in model.pieces), *[0.0] * padding]
     pieces += [f"[PAD{i}]" for i in range(len(pieces), rows)]
-    scores += [0.0] * padding
     types += [TokenType.UNUSED] * padding
-    added = _add_tokens(folder, pieces, types, rows - padding)
-    for role in roles:
-        if not 2 < role < rows:
-            raise BqError(
-                say(
-                    f"The role id {role} is outside the vocabulary of {rows:,}.",
-                    f"角色 id {role} 超出 {rows:,} 的词表。",
-                )
-            )
-        types[role] = TokenType.CONTROL
-    for i, kind in enumerate(types):  # llama.cpp looks for these in the raw text, where a space is a space
-        if kind in (TokenType.USER_DEFINED, TokenType.CONTROL):
-            pieces[i] = pieces[i].replace(_SPACE, " ")
+    added = add_tokens(folder, pieces, types, rows - padding)
+    _mark_roles(types, roles)
+    _write_spaces(model, pieces, types)
+    _check_pieces(path.name, pieces)
     trainer, normalizer = model.trainer_spec, model.normalizer_spec
+    is_m1 = pieces[roles[0]] == M1_USER
+    unk, pad = trainer.unk_id, trainer.pad_id if trainer.pad_id >= 0 else trainer.unk_id
     return Vocabulary(
         pieces=tuple(pieces),
         scores=tuple(scores),
         types=tuple(types),
-        unk=trainer.unk_id,
+        unk=_named(pieces, "<unk>", unk) if is_m1 else unk,
         bos=trainer.bos_id,
         eos=trainer.eos_id,
-        pad=trainer.pad_id if trainer.pad_id >= 0 else trainer.unk_id,
+        pad=_named(pieces, "<pad>", pad) if is_m1 else pad,
         add_dummy_prefix=normalizer.add_dummy_prefix,
         remove_extra_whitespaces=normalizer.remove_extra_whitespaces,
         padding=padding - added,
         added=added,
         model_path=path,
+        prompt=M1 if is_m1 else BAICHUAN,
+        template=read_template(folder) if is_m1 else "",
     )
+
+
+def _mark_roles(types: list[int], roles: tuple[int, int]) -> None:
+    """No text can forge a CONTROL piece. Raises BqError for a role that is outside the vocabulary, or what others have."""
+    for role in roles:
+        if not 2 < role < len(types):
+            raise BqError(
+                say(
+                    f"The role id {role} is outside the vocabulary of {len(types):,}.",
+                    f"角色 id {role} 超出 {len(types):,} 的词表。",
+                )
+            )
+        types[role] = TokenType.CONTROL
+
+
+def _write_spaces(model: Any, pieces: list[str], types: list[int]) -> None:
+    """llama.cpp looks for user-defined and control pieces in the raw text, where a space is a space.
+
+    One with a plain space SentencePiece finds in no text, for all spaces of its texts are marks.
+    """
+    own = len(model.pieces)
+    for i, kind in enumerate(types):
+        if kind == TokenType.USER_DEFINED and i < own and " " in model.pieces[i].piece:
+            types[i] = TokenType.NORMAL
+        elif kind in (TokenType.USER_DEFINED, TokenType.CONTROL):
+            pieces[i] = pieces[i].replace(_SPACE, " ")
+
+
+def _check_rows(name: str, pieces: int, rows: int) -> None:
+    if pieces > rows:
+        raise BqError(
+            say(
+                f"{name} has {pieces:,} pieces, the embedding only {rows:,} rows.",
+                f"{name} 有 {pieces:,} 个词元，而嵌入只有 {rows:,} 行。",
+            ),
+            say("Take tokenizer and weights from the same release.", "请使用同一发布中的分词器与权重。"),
+        )
+
+
+def _check_pieces(name: str, pieces: Sequence[str]) -> None:
+    """llama.cpp wants each piece once, and a GGUF file holds them as UTF-8."""
+    first: dict[str, int] = {}
+    for number, piece in enumerate(pieces):
+        twin = first.setdefault(piece, number) if piece else number
+        if twin != number:
+            raise _unusable(
+                name,
+                f"the tokens {twin} and {number} are both {piece[:40]!r}",
+                f"词元 {twin} 与 {number} 都是 {piece[:40]!r}",
+            )
+        if _NO_TEXT.search(piece):
+            raise _unusable(
+                name, f"token {number}, {piece[:40]!r}, is no text", f"词元 {number}（{piece[:40]!r}）不是文本"
+            )
+
+
+def _unusable(name: str, en: str, zh: str) -> BqError:
+    return BqError(
+        say(f"{name} or what was added to it: {en}.", f"{name} 或其新增词元：{zh}。"),
+        say("Take the tokenizer of the release.", "请使用原发布的分词器。"),
+    )
+
+
+def _named(pieces: Sequence[str], name: str, default: int) -> int:
+    return pieces.index(name) if name in pieces else default
+
+
+def _byte_pairs(folder: Path, rows: int) -> Vocabulary:
+    """The vocabulary of a tokenizer.json."""
+    read = tokenizer_json.read_tokenizer_json(folder)
+    _check_rows(tokenizer_json.FILE, len(read.pieces), rows)
+    pieces = [piece or f"[PAD{i}]" for i, piece in enumerate(read.pieces)]
+    padding = rows - len(pieces)
+    pieces += [f"[PAD{i}]" for i in range(len(pieces), rows)]
+    _check_pieces(tokenizer_json.FILE, pieces)
+    special = special_ids(folder, pieces)
+    return Vocabulary(
+        pieces=tuple(pieces),
+        scores=(0.0,) * rows,
+        types=(*read.types, *[TokenType.UNUSED] * padding),
+        unk=special["unk"],
+        bos=special["bos"],
+        eos=special["eos"],
+        pad=special["pad"],
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        padding=padding + read.types.count(TokenType.UNUSED),
+        added=0,
+        model_path=folder / tokenizer_json.FILE,
+        model="gpt2",
+        pre=tokenizer_json.PRE,
+        merges=read.merges,
+        normalizer=read.normalizer,
+        prompt=CHATML,
+        template=read_template(folder),
+    )
+
+
+def special_ids(folder: Path, pieces: Sequence[str]) -> dict[str, int]:
+    """The ids of "bos", "eos", "pad" and "unk" (-1: none) by tokenizer_config.json, else by generation_config.json.
+
+    Raises BqError for one beyond the pieces, and where the pieces are no ChatML model's.
+    """
+    for piece in (IM_START, IM_END, END_OF_TEXT):
+        if piece not in pieces:
+            raise BqError(
+                say(
+                    f"tokenizer.json has no {piece}, so no prompt can be written.",
+                    f"tokenizer.json 中没有 {piece}，无法构造提示。",
+                ),
+                say("Take the tokenizer of a release of Baichuan-M2 or M3.", "请使用 Baichuan-M2 或 M3 发布的分词器。"),
+            )
+    named, numbered = (
+        optional_json(folder / "tokenizer_config.json"),
+        optional_json(folder / "generation_config.json"),
+    )
+    ids = {
+        "bos": pieces.index(END_OF_TEXT),  # Qwen puts none before a text: what ends a document begins the next
+        "eos": pieces.index(IM_END),
+        "pad": pieces.index(END_OF_TEXT),
+        "unk": -1,
+    }
+    for use in ids:
+        token = named.get(f"{use}_token")
+        text = token.get("content") if isinstance(token, dict) else token
+        if isinstance(text, str) and text in pieces:
+            ids[use] = pieces.index(text)
+        elif (number := _first_id(numbered.get(f"{use}_token_id"))) is not None:
+            ids[use] = _checked_id(use, number, len(pieces))
+    return ids
+
+
+def _first_id(found: Any) -> Any:
+    return found[0] if isinstance(found, list) and found else found
+
+
+def _checked_id(use: str, number: Any, size: int) -> int:
+    if type(number) is not int or not 0 <= number < size:
+        raise BqError(
+            say(
+                f"generation_config.json: {use}_token_id is {number!r:.40}.",
+                f"generation_config.json：{use}_token_id 为 {number!r:.40}。",
+            ),
+            say("Download generation_config.json again.", "请重新下载 generation_config.json。"),
+        )
+    return number
 
 
 def _parse(path: Path) -> Any:
@@ -138,58 +279,3 @@ def _parse(path: Path) -> Any:
             say("Take the tokenizer of the release.", "请使用原发布的分词器。"),
         )
     return model
-
-
-def _add_tokens(folder: Path, pieces: list[str], types: list[int], first: int) -> int:
-    """Write a fine-tune's added tokens over the padding, which begins at `first`; returns how many were added."""
-    count = 0
-    for token, (number, special) in sorted(_added_tokens(folder).items(), key=lambda item: item[1][0]):
-        if not 0 <= number < len(pieces):
-            raise BqError(
-                say(
-                    f"added_tokens.json gives {token!r} the id {number}, beyond the embedding's {len(pieces):,} rows.",
-                    f"added_tokens.json 给 {token!r} 的 id 为 {number}，超出嵌入的 {len(pieces):,} 行。",
-                ),
-                say("Take tokenizer and weights from the same fine-tune.", "请使用同一微调中的分词器与权重。"),
-            )
-        if number < first and pieces[number] == token:
-            continue
-        pieces[number] = token
-        types[number] = TokenType.CONTROL if special else TokenType.USER_DEFINED
-        count += number >= first
-    return count
-
-
-def _added_tokens(folder: Path) -> dict[str, tuple[int, bool]]:
-    """Token -> (id, is special) from added_tokens.json and tokenizer_config.json's added_tokens_decoder."""
-    special = _special_tokens(folder)
-    found: dict[str, tuple[int, bool]] = {}
-    if (folder / "added_tokens.json").is_file():
-        for token, number in read_json(folder / "added_tokens.json").items():
-            if type(number) is not int:
-                raise BqError(
-                    say(
-                        f"added_tokens.json: the id of {token!r} is {number!r}.",
-                        f"added_tokens.json：{token!r} 的 id 是 {number!r}。",
-                    )
-                )
-            found[token] = (number, token in special)
-    decoder = _optional_json(folder / "tokenizer_config.json").get("added_tokens_decoder")
-    for key, entry in (decoder if isinstance(decoder, dict) else {}).items():
-        if key.isdecimal() and len(key) < 10 and isinstance(entry, dict) and isinstance(entry.get("content"), str):
-            found[entry["content"]] = (int(key), entry.get("special") is True)
-    return found
-
-
-def _special_tokens(folder: Path) -> set[str]:
-    names: set[str] = set()
-    for value in _optional_json(folder / "special_tokens_map.json").values():
-        for token in value if isinstance(value, list) else [value]:
-            content = token.get("content") if isinstance(token, dict) else token
-            if isinstance(content, str):
-                names.add(content)
-    return names
-
-
-def _optional_json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}

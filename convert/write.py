@@ -1,4 +1,5 @@
-"""The one pass: rows are read, widened, reordered or normalised, quantized and written, all at once and in order.
+"""The one pass: rows are read, widened, merged with adapters, reordered or normalised, quantized and written, all at once and
+in order.
 
 Worker threads prepare chunks of rows (neither ggml nor a kernel holds the interpreter's lock), the calling thread writes them
 in the order of the file. Several files of other types come from the same pass: each chunk is read once for all of
@@ -9,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -18,6 +20,7 @@ import numpy.typing as npt
 from bq.convert.plan import ALIGNMENT, Plan, PlannedTensor
 from bq.convert.quantizer import GGML, Quantizer
 from bq.convert.rows import wide_rows
+from bq.convert.verify.blas import one_thread_each
 from bq.runtime import ggml
 
 # Weights per chunk: large enough that Python's share is nothing, small enough that 16 threads stay far below 700 MB.
@@ -74,16 +77,20 @@ def write_tensors(targets: Sequence[Target], threads: int, report: Callable[[Pro
     pending: _Pending = deque()
     written = _Written(targets, report)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="quantize")
+    alone = ExitStack()
     try:
+        if any(tensor.deltas for tensor in tensors):
+            alone.enter_context(one_thread_each())
         for number, start, stop in _chunks(tensors):
             if len(pending) >= threads * _AHEAD + 1:
                 written.write(pending.popleft())
-            tensors[number].source.will_need(tensors[number].first_row + start, stop - start)
+            tensors[number].will_need(start, stop)
             pending.append(_Chunk(number, stop, pool.submit(_pack, targets, number, start, stop)))
         while pending:
             written.write(pending.popleft())
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        alone.close()
 
 
 def _chunks(tensors: Sequence[PlannedTensor]) -> Iterator[tuple[int, int, int]]:

@@ -5,6 +5,7 @@ recognised by its missing lock and cleared by the next run, and two runs cannot 
 """
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from bq.runtime.language import say
 
 _LOCK_BYTE = 1 << 62  # Windows locks byte ranges against reading too: one far behind any data
 _PRIVATE, _COMMON = 0o600, 0o666
+_TRY_AGAIN_SECONDS = 0.005
 
 
 def part_path(out: Path) -> Path:
@@ -40,30 +42,27 @@ def replacing(out: Path, private: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def in_use(path: Path) -> Iterator[None]:
-    """Keeps `path` for this process, by a lock on `NAME.lock` beside it. Raises BqError if another one has it.
+def in_use(path: Path, wait_seconds: float = 0.0) -> Iterator[None]:
+    """Keeps `path` for this process, by a lock on `NAME.lock` beside it. Raises BqError if another one has it, and does not let
+    go of it within `wait_seconds`.
 
     Beside the file itself: several links to it are one file.
     """
     real = Path(os.path.realpath(path))
     lock = real.with_name(real.name + ".lock")
-    with _locked(lock, say(f"Another bq is using {path.name}.", f"另一个 bq 正在使用 {path.name}。"), private=True):
+    taken = say(f"Another bq is using {path.name}.", f"另一个 bq 正在使用 {path.name}。")
+    with _locked(lock, taken, private=True, wait_seconds=wait_seconds):
         yield
 
 
 @contextmanager
-def _locked(path: Path, taken: str, private: bool) -> Iterator[BinaryIO]:
+def _locked(path: Path, taken: str, private: bool, wait_seconds: float = 0.0) -> Iterator[BinaryIO]:
     """`path` opened and locked, made if need be; removed at the end if it still has this name."""
-    try:
-        lock = _open(path, private)
-    except OSError as error:
-        raise BqError(
-            say(f"{path} cannot be written: {error.strerror}.", f"无法写入 {path}：{error.strerror}。"),
-            say("Check the folder's permissions, or give another name.", "请检查文件夹权限，或换一个文件名。"),
-        ) from None
-    if not _try_lock(lock) or not _is_there(lock, path):
-        lock.close()
-        raise BqError(taken, say("Wait for it, or give another name.", "请等它完成，或换一个文件名。"))
+    until = time.monotonic() + wait_seconds
+    while (lock := _lock(path, private)) is None:
+        if time.monotonic() >= until:
+            raise BqError(taken, say("Wait for it, or give another name.", "请等它完成，或换一个文件名。"))
+        time.sleep(_TRY_AGAIN_SECONDS)
     try:
         yield lock
     finally:
@@ -75,6 +74,21 @@ def _locked(path: Path, taken: str, private: bool) -> Iterator[BinaryIO]:
             with suppress(OSError):
                 path.unlink()
         lock.close()
+
+
+def _lock(path: Path, private: bool) -> BinaryIO | None:
+    """The file, opened and locked; None if another process has it. Raises BqError if the folder refuses."""
+    try:
+        lock = _open(path, private)
+    except OSError as error:
+        raise BqError(
+            say(f"{path} cannot be written: {error.strerror}.", f"无法写入 {path}：{error.strerror}。"),
+            say("Check the folder's permissions, or give another name.", "请检查文件夹权限，或换一个文件名。"),
+        ) from None
+    if _try_lock(lock) and _is_there(lock, path):
+        return lock
+    lock.close()
+    return None
 
 
 def _open(path: Path, private: bool) -> BinaryIO:

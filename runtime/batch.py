@@ -10,7 +10,7 @@ where it was.
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bq.runtime.ending import answer_limit, reason_to_stop
 from bq.runtime.engine import ABORTED, MOST_OUTPUTS, NO_SLOT, Engine, decode_error
@@ -30,11 +30,15 @@ _LEAST_AHEAD = 16  # tokens that an answer is taken to need still, however long 
 
 @dataclass(frozen=True)
 class Job:
-    """One prompt; `key` comes back with its result. Of the options, `cancel`, `draft` and `top_tokens` mean nothing here."""
+    """One prompt; `key` comes back with its result, whose text begins with `opens` (as in Prompt).
+
+    Of the options, `cancel`, `draft`, `think` and `top_tokens` mean nothing here.
+    """
 
     key: int
     ids: tuple[int, ...]
     options: Options = field(default_factory=Options)
+    opens: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def run_batch(
 
 def _with_defaults(jobs: Iterable[Job], model: Model) -> Iterator[Job]:
     for job in jobs:
-        yield Job(job.key, job.ids, job.options.with_defaults(model.info.sampling, model.info.max_new_tokens))
+        yield replace(job, options=job.options.with_defaults(model.info.sampling, model.info.max_new_tokens))
 
 
 class _Answer:
@@ -138,7 +142,7 @@ class _Answer:
 
     def result(self) -> Result:
         """The finished answer."""
-        text = "".join((*self._pieces, self._stops.finish(self._stream.finish())))
+        text = "".join((self.job.opens, *self._pieces, self._stops.finish(self._stream.finish())))
         length = len(self.job.ids)
         return Result(self.job.key, text, self.stop, length, tuple(self.ids[length:]), self.error)
 

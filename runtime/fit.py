@@ -18,7 +18,9 @@ from bq.runtime.values import LoadOptions as LoadOptions  # of this module's fun
 DEFAULT_BATCH = 512
 # No shorter by itself: half of it is the room for an answer, and the other half a question of a page.
 LEAST_CONTEXT = 2048
-_SHORTER_BY = 512  # tokens: contexts are tried in such steps
+# No longer by itself, for keys and values of 131,072 tokens, which some are trained for, take more than many models.
+MOST_CONTEXT = 32768
+_SHORTER_BY, _SHORTER_PART = 512, 16  # tokens: contexts are tried in such steps, or of this part of a long one
 _GPU_MARGIN = 1024 * MIB  # llama.cpp's own fit leaves as much: the driver, cuBLAS and the desktop take some of it
 _HOST_MARGIN = 512 * MIB
 _GPU_SHARE, _HOST_SHARE = 8, 16  # the margin is at most this part of a small device's memory
@@ -84,7 +86,7 @@ def smallest_plan(shape: Shape, machine: Machine, options: LoadOptions) -> Plan:
 def settings(shape: Shape, has_gpu: bool, options: LoadOptions) -> Iterator[Setting]:
     """All ways that the options allow, the best first."""
     longest = shape.trained * options.n_seq if options.n_seq > 1 else shape.trained
-    context = min(padded(options.ctx), longest) if options.ctx else shape.trained
+    context = min(padded(options.ctx), longest) if options.ctx else min(shape.trained, MOST_CONTEXT)
     shorter = [] if options.ctx else _shorter(context)
     kinds = [options.kv] if options.kv else list(KV_TYPES)
     layers = len(shape.blocks) + 1
@@ -162,7 +164,9 @@ def _gpus(machine: Machine, options: LoadOptions) -> tuple[Device, ...]:
 
 
 def _shorter(context: int) -> list[int]:
-    return list(range((context - 1) // _SHORTER_BY * _SHORTER_BY, LEAST_CONTEXT - 1, -_SHORTER_BY))
+    step = max(1, context // _SHORTER_PART // _SHORTER_BY) * _SHORTER_BY
+    longest = (context - 1) // step * step
+    return [*range(longest, LEAST_CONTEXT, -step), LEAST_CONTEXT] if context > LEAST_CONTEXT else []
 
 
 def _thinned(ways: Sequence[Plan]) -> Iterator[Plan]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bq.runtime import fit
 from bq.runtime.errors import BqError
-from bq.runtime.fit import LEAST_CONTEXT, LoadOptions, Machine, Plan
+from bq.runtime.fit import LEAST_CONTEXT, MOST_CONTEXT, LoadOptions, Machine, Plan
 from bq.runtime.gguf_file import GgufFile
 from bq.runtime.language import say
 from bq.runtime.memory import CONTEXT_PADDING, HOST, Estimate, Shape, Use
@@ -31,10 +31,12 @@ def describe(plan: Plan) -> str:
     setting = plan.setting
     parts = [_of_device(plan, use) for use in plan.estimate.uses]
     if plan.devices:
+        is_far = any(name.startswith("RPC") for name in plan.devices)
+        place = ", ".join(plan.devices) if is_far else say("the GPU", "GPU")
         parts.append(
             say(
-                f"{setting.gpu_layers} of {plan.layers} layers on the GPU",
-                f"{plan.layers} 层中的 {setting.gpu_layers} 层在 GPU",
+                f"{setting.gpu_layers} of {plan.layers} layers on {place}",
+                f"{plan.layers} 层中的 {setting.gpu_layers} 层在 {place}",
             )
         )
     parts.append(say(f"context {setting.ctx}", f"上下文 {setting.ctx}"))
@@ -81,10 +83,19 @@ def _reasons(plan: Plan, options: LoadOptions) -> Iterator[str]:
     if options.kv is None and setting.kv != "f16":
         yield say("keys and values in q8_0 to save memory", "为节省内存，KV 使用 q8_0")
     if options.ctx is None and setting.ctx < plan.trained:
-        yield say(
-            f"a context of {setting.ctx} instead of {plan.trained} to save memory",
-            f"为节省内存，上下文由 {plan.trained} 减为 {setting.ctx}",
+        yield _shorter(setting.ctx, plan.trained)
+
+
+def _shorter(ctx: int, trained: int) -> str:
+    if ctx == MOST_CONTEXT:
+        return say(
+            f"a context of {ctx}, unless --ctx asks for more; the model was trained for {trained}",
+            f"上下文为 {ctx}，可用 --ctx 要求更长；模型按 {trained} 训练",
         )
+    return say(
+        f"a context of {ctx} instead of {trained} to save memory",
+        f"为节省内存，上下文由 {trained} 减为 {ctx}",
+    )
 
 
 def refusal(file: GgufFile, shape: Shape, least: Plan, machine: Machine, options: LoadOptions) -> BqError:

@@ -15,6 +15,7 @@ from bq.runtime.draft import Draft
 from bq.runtime.ending import answer_limit, reason_to_stop
 from bq.runtime.engine import Engine
 from bq.runtime.prompt import Prompt
+from bq.runtime.prompt_format import THINK_MODES, Think
 from bq.runtime.sampling import F32, Logits, MakeConstraint, Sampler, Sampling, log_softmax, out_of_range, top_k
 from bq.runtime.text_stream import StopStrings, TextStream
 from bq.runtime.values import Alternative as Alternative  # where they are looked for
@@ -29,7 +30,9 @@ class Options:
     `stop`: texts that end the answer and are not part of it. `constraint` makes what the answer must obey
     (bq.runtime.constraint). `draft` says whether what comes next may be guessed from what was there before, which changes
     nothing but the speed; or it makes the guesser from the prompt's ids. `top_tokens`: how many alternatives each step
-    names. `cancel` stops at the next token or batch. `on_prefill` hears (tokens done, tokens in all).
+    names. `cancel` stops at the next token or batch. `on_prefill` hears (tokens done, tokens in all). `think` is whether a
+    model that knows modes of it thinks before it answers, in `<think>…</think>` at the beginning of the text; "auto" leaves it
+    to the model, but under a constraint it does not.
     """
 
     sampling: Sampling | None = None
@@ -40,12 +43,15 @@ class Options:
     top_tokens: int = 0
     cancel: threading.Event | None = None
     on_prefill: Callable[[int, int], None] | None = None
+    think: Think = "auto"
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
             raise out_of_range("max_tokens", self.max_tokens)
         if self.top_tokens < 0:
             raise out_of_range("top_tokens", self.top_tokens)
+        if self.think not in THINK_MODES:
+            raise out_of_range("think", self.think)
 
     def replaced(self, keywords: Mapping[str, Any]) -> "Options":
         return replace(self, **keywords)
@@ -102,6 +108,8 @@ class Generation:
         stats, engine = self.stats, self._engine
         stream = TextStream(strip_space=engine.tokenizer.add_dummy_prefix and not self._prompt.continues)
         stops = StopStrings(self._options.stop)
+        if self._prompt.opens:
+            yield Step(self._prompt.opens)
         for token, chosen, alternatives in self._tokens(sampler):
             text = stops.add(stream.add(engine.tokenizer.piece(token)))
             if stops.found:

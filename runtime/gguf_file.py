@@ -96,6 +96,19 @@ class GgufFile:
         value = self.metadata.get(key)
         return value if isinstance(value, bool) else default
 
+    @property
+    def architecture(self) -> str:
+        """What the file says it is, by which llama.cpp chooses the graph: "baichuan", "qwen2"."""
+        return self.text("general.architecture")
+
+    def shape_count(self, name: str, default: int = 0) -> int:
+        """A whole number of the model's shape, "block_count", whose key begins with the architecture."""
+        return self.count(f"{self.architecture}.{name}", default)
+
+    def shape_number(self, name: str, default: float) -> float:
+        """The same for any finite number."""
+        return self.number(f"{self.architecture}.{name}", default)
+
     @cached_property
     def bytes(self) -> npt.NDArray[np.uint8]:
         """The whole file, mapped."""

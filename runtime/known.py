@@ -4,28 +4,25 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from bq.runtime import ggml
 from bq.runtime.errors import UsageError
-from bq.runtime.gguf_file import GgufFile, TensorEntry
+from bq.runtime.file_prompt import check_think as check_think  # where they are looked for
+from bq.runtime.file_prompt import prompt_format as prompt_format
+from bq.runtime.file_prompt import prompt_name
+from bq.runtime.file_prompt import roles_of as roles_of
+from bq.runtime.file_prompt import think_refusal as think_refusal
+from bq.runtime.gguf_file import GgufFile
 from bq.runtime.language import say
-from bq.runtime.prompt import Roles
-from bq.runtime.releases import find_release, role_generation, vocabulary_generation
+from bq.runtime.output_rows import NOISE, noise_of, row_norms
+from bq.runtime.prompt_format import BAICHUAN
+from bq.runtime.releases import Release, find_release, releases, role_generation, vocabulary_generation
+from bq.runtime.token_type import TokenType
+from bq.runtime.values import Sampling
 
-_CONTROL, _USER_DEFINED = 3, 4  # llama.cpp's token types
 _LONGEST_NAME = 100
-# Rows of output.weight that are looked at: runs of neighbours, so that a disk is read in few places.
-_RUNS, _ROWS_OF_A_RUN = 16, 16
-# How far quantization moves the norm of a row of norm 1: at most 0.012 for 4 bits and more, 0.1 for those listed
-# (measured over normal and heavy-tailed rows, tests/runtime/test_known.py). Coarser types say nothing.
-_NOISE, _COARSE_NOISE = 0.03, 0.11
-_COARSE = (ggml.GgmlType.Q2_K, ggml.GgmlType.Q3_K, ggml.GgmlType.IQ3_S)
-
 
 # The name of a mixture or plan of types that llama.cpp does not know, and how those mixtures end.
 MIXTURE_KEY, OWN_SUFFIX = "bq.mixture", "_NL"
@@ -68,6 +65,8 @@ class FileType(IntEnum):
     TQ2_0 = 37
 
 
+DEFAULT_ANSWER_TOKENS = 2048  # max_new_tokens of every Chat release of Baichuan 1 and 2
+_GENERATIONS = {"qwen2": "m2", "qwen3moe": "m3"}  # the releases' by the architecture of a file
 VARIANTS = ("base", "chat", "instruct")
 
 
@@ -105,13 +104,23 @@ def base_refusal(name: str, instead: str = "`bq complete`") -> UsageError:
     )
 
 
-def roles_of(file: GgufFile) -> Roles:
-    """The ids that begin a message: the file's own, else those of every release."""
-    usual = Roles()
-    return Roles(
-        file.count("bq.role.user_id", usual.user),
-        file.count("bq.role.assistant_id", usual.assistant),
-    )
+def answer_tokens(file: GgufFile) -> int:
+    """The longest answer in tokens that the file or the releases of its kind ask for."""
+    release = _release_like(file)
+    known = release.max_new_tokens if release else None
+    return max(0, file.count("bq.max_new_tokens")) or known or DEFAULT_ANSWER_TOKENS
+
+
+def default_sampling(file: GgufFile) -> Sampling:
+    """The sampling of the releases of the file's kind."""
+    release = _release_like(file)
+    return release.sampling if release and release.sampling else Sampling()
+
+
+def _release_like(file: GgufFile) -> Release | None:
+    """A release of the same generation, for a Baichuan-M2 or M3."""
+    generation = _GENERATIONS.get(file.text("general.architecture"))
+    return next((one for one in releases() if one.generation == generation), None)
 
 
 def file_warnings(file: GgufFile) -> tuple[str, ...]:
@@ -119,7 +128,8 @@ def file_warnings(file: GgufFile) -> tuple[str, ...]:
     generation, name = generation_of(file), _printable(file.path.name)
     found = [*_output_faults(file, generation)]
     if not file.text("bq.variant"):
-        found += [*_vocabulary_faults(file), *_role_faults(file), *_prompt_faults(file)]
+        is_own = prompt_name(file) == BAICHUAN
+        found += [*(_vocabulary_faults(file) if is_own else ()), *_role_faults(file), *_prompt_faults(file)]
     return tuple(f"{name}: {fault}" for fault in found)
 
 
@@ -144,7 +154,12 @@ def _for_other_programs() -> str:
 
 
 def generation_of(file: GgufFile) -> int | None:
-    """1 or 2: the file's own word, else by the names of the role pieces, else by the size of the vocabulary."""
+    """1 or 2: the file's own word, else by the names of the role pieces, else by the size of the vocabulary.
+
+    None for what is neither, Baichuan-M1 to M3 among it.
+    """
+    if prompt_name(file) != BAICHUAN:
+        return None
     pieces, roles, own = _list(file, "tokenizer.ggml.tokens"), roles_of(file), file.count("bq.generation")
     if own in (1, 2):
         return own
@@ -161,7 +176,7 @@ def _list(file: GgufFile, key: str) -> list[Any]:
 def _vocabulary_faults(file: GgufFile) -> Iterator[str]:
     """What makes token ids wrong."""
     types = _list(file, "tokenizer.ggml.token_type")
-    if types and _USER_DEFINED not in types:
+    if types and TokenType.USER_DEFINED not in types:
         yield (
             say(
                 "its user-defined pieces are typed as ordinary ones, so texts get wrong token ids.",
@@ -181,9 +196,9 @@ def _vocabulary_faults(file: GgufFile) -> Iterator[str]:
 
 def _role_faults(file: GgufFile) -> Iterator[str]:
     """Role pieces that a text can forge, or that no text can name."""
-    types, roles = _list(file, "tokenizer.ggml.token_type"), roles_of(file)
-    role_types = {types[token] for token in (roles.user, roles.assistant) if token < len(types)}
-    if _USER_DEFINED in role_types:
+    types = _list(file, "tokenizer.ggml.token_type")
+    role_types = {types[token] for token in prompt_format(file).role_ids if token < len(types)}
+    if TokenType.USER_DEFINED in role_types:
         yield (
             say(
                 "its role pieces are user-defined, so a message that contains one forges a role.",
@@ -191,7 +206,7 @@ def _role_faults(file: GgufFile) -> Iterator[str]:
             )
             + _for_other_programs()
         )
-    elif role_types - {_CONTROL}:
+    elif role_types - {TokenType.CONTROL}:
         yield (
             say(
                 "its role pieces are typed as ordinary ones, so a prompt written as text marks no roles.",
@@ -205,7 +220,7 @@ def _prompt_faults(file: GgufFile) -> Iterator[str]:
     """What other programs lack to talk with the model."""
     if describe_file(file).variant == "base":
         return
-    if file.count("tokenizer.ggml.eot_token_id", -1) != roles_of(file).user:
+    if prompt_name(file) == BAICHUAN and file.count("tokenizer.ggml.eot_token_id", -1) != roles_of(file).user:
         yield (
             say(
                 "no stop is set at the user's role, so answers run on into a made-up question.",
@@ -219,7 +234,7 @@ def _prompt_faults(file: GgufFile) -> Iterator[str]:
 
 def _output_faults(file: GgufFile, generation: int | None) -> Iterator[str]:
     """Whether NormHead was folded where it must be, by the row norms of output.weight."""
-    norms = _row_norms(file)
+    norms = row_norms(file)
     if not len(norms):
         return
     low, high = np.quantile(norms, (0.05, 0.95))
@@ -229,7 +244,7 @@ def _output_faults(file: GgufFile, generation: int | None) -> Iterator[str]:
             + _convert_again()
         )
         return
-    noise = _noise(file.tensors["output.weight"])
+    noise = noise_of(file.tensors["output.weight"])
     is_normalised = noise is not None and 1 - noise < low <= high < 1 + noise
     claim = file.text("bq.norm_head")
     measured = f"{low:.2f} … {high:.2f}"
@@ -241,7 +256,7 @@ def _output_faults(file: GgufFile, generation: int | None) -> Iterator[str]:
             )
             + _repair()
         )
-    if is_normalised and noise == _NOISE and not claim and generation == 1:
+    if is_normalised and noise == NOISE and not claim and generation == 1:
         yield (
             say(
                 "its output.weight is normalised as only Baichuan 2 needs it, so its answers are wrong.",
@@ -249,30 +264,3 @@ def _output_faults(file: GgufFile, generation: int | None) -> Iterator[str]:
             )
             + _convert_again()
         )
-
-
-def _noise(output: TensorEntry) -> float | None:
-    """How far from 1 the norm of a normalised row may be after quantization; None where that says nothing."""
-    if output.kind in _COARSE:
-        return _COARSE_NOISE
-    weights, size = ggml.block_size(output.kind)
-    return _NOISE if 8 * size >= 4 * weights else None
-
-
-def _row_norms(file: GgufFile) -> npt.NDArray[np.float64]:
-    """L2 norms of rows spread over output.weight; rows of zeros, which padding has, are left out."""
-    output = file.tensors.get("output.weight")
-    if output is None or len(output.shape) != 2:
-        return np.empty(0)
-    rows, columns = output.shape
-    row_bytes = output.size_bytes // rows
-    starts = sorted(set(np.linspace(0, max(0, rows - _ROWS_OF_A_RUN), _RUNS, dtype=int).tolist()))
-    found: list[npt.NDArray[np.float64]] = []
-    with file.path.open("rb") as source:
-        for start, after in pairwise((*starts, rows)):
-            source.seek(output.start + start * row_bytes)
-            data = source.read(min(_ROWS_OF_A_RUN, after - start) * row_bytes)
-            packed = np.frombuffer(data, np.uint8).reshape(-1, row_bytes)
-            found.append(np.linalg.norm(ggml.dequantize(output.kind, packed, columns).astype(np.float64), axis=1))
-    norms: npt.NDArray[np.float64] = np.concatenate(found)
-    return norms[np.flatnonzero(norms)]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bq.runtime import fit
+from bq.runtime.adapters import given_adapter
 from bq.runtime.cpu import cores
 from bq.runtime.devices import device_list, devices
 from bq.runtime.errors import BqError, Cancelled, UsageError
@@ -24,6 +25,7 @@ from bq.runtime.llama import errors_of, library, listening, model_params
 from bq.runtime.memory import CONTEXT_PADDING, KV_TYPES, Estimate, reported_use, shape_of
 from bq.runtime.model import Model
 from bq.runtime.page_cache import read_ahead
+from bq.runtime.rpc import add_servers, named_as_devices
 from bq.runtime.structure import check_structure
 from bq.runtime.tokenizer import no_space_prefix
 
@@ -76,7 +78,7 @@ def load(
     """
     file = read_gguf(Path(path))
     check_structure(file)
-    ways = choose(file, this_machine(), options)
+    ways = choose(file, this_machine(options.rpc), options)
     on_progress = _Stoppable(progress)
     before = on_progress.part(0.0, _READING) if ways[0].mmap is not False else None
     if before is not None and not read_ahead(file.path, before):
@@ -91,14 +93,30 @@ def load(
             if number + 1 == len(ways):
                 raise
             continue
+        with _closed_on_error(model):
+            model.adapt(file, [given_adapter(text) for text in options.adapters])
         model.fit = Fit(plan, reported_use(heard, shape_of(file)), tuple(ways[:number]))
         model.warnings += tuple(_warnings(plan, options, heard))
         return model
     raise AssertionError("there is always a way to try")
 
 
-def this_machine() -> Machine:
-    """What there is to load a model into, now."""
+@contextmanager
+def _closed_on_error(model: Model) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        model.close()
+        raise
+
+
+def this_machine(rpc: str | None = None) -> Machine:
+    """What there is to load a model into, now; with the devices of these workers ("host:port,…").
+
+    Raises BqError if a worker cannot be used.
+    """
+    if rpc is not None:
+        add_servers(rpc)
     return Machine(devices(), host_memory(), cores())
 
 
@@ -197,7 +215,7 @@ def _load_by(file: GgufFile, plan: Plan, make: Make, hear: _FromC, on_node: Any 
             with _freed_on_error(lib.llama_free, context):
                 if not context:
                     raise _failure(file.path, heard)
-                return Model(file, model, context), "".join(text for _, text in heard)
+                return Model(file, model, context), named_as_devices("".join(text for _, text in heard), devices())
 
 
 @contextmanager

@@ -12,15 +12,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
+from bq.runtime.adapters import GivenAdapter, attach, fingerprint_of
+from bq.runtime.after_thinking import after_thinking
 from bq.runtime.draft import Draft, Steps
 from bq.runtime.engine import Engine
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.generation import Generation, Options
 from bq.runtime.gguf_file import GgufFile
-from bq.runtime.known import base_refusal, describe_file, file_warnings, roles_of
+from bq.runtime.known import answer_tokens, base_refusal, describe_file, file_warnings, prompt_format, think_refusal
 from bq.runtime.language import say
 from bq.runtime.llama import library
 from bq.runtime.prompt import Message, Prompt, Role, fitting, measure_prompt
+from bq.runtime.prompt_format import CHATML, Think
 from bq.runtime.sampling import sampling_of
 from bq.runtime.session import ModelSource, Session, restore, save
 from bq.runtime.session_file import Fingerprint, SessionFile, open_session
@@ -30,7 +33,6 @@ from bq.runtime.values import ModelInfo as ModelInfo  # where it is looked for
 if TYPE_CHECKING:
     from bq.runtime.loading import Fit
 
-DEFAULT_ANSWER_TOKENS = 2048  # max_new_tokens of every Chat release
 _LEAST_ANSWER_TOKENS = 256  # a long message may shrink the room for the answer down to this
 _HEADROOM = 0.25  # of the budget, freed when rounds must go: so that it happens every few turns, not at each
 
@@ -50,7 +52,7 @@ class Model:
         self._model, self._context = model, context
         self._engine: Engine | None = None
         self.tokenizer = Tokenizer(lib.llama_model_get_vocab(model), file)
-        self.roles = roles_of(file)
+        self.prompt_format = prompt_format(file)
         known = describe_file(file)
         self.info = ModelInfo(
             name=known.name,
@@ -59,11 +61,13 @@ class Model:
             size_bytes=file.size_bytes,
             context=int(min(lib.llama_n_ctx(context), lib.llama_model_n_ctx_train(model))),
             sampling=sampling_of(file),
-            max_new_tokens=max(0, file.count("bq.max_new_tokens")) or DEFAULT_ANSWER_TOKENS,
+            max_new_tokens=answer_tokens(file),
+            thinks=self.prompt_format.thinking is not None,
         )
         self.warnings = file_warnings(file)
         self._source = ModelSource.of(file, known.name)
-        ends = {self.roles.user} if known.variant != "base" else set()
+        self._adapters: tuple[GivenAdapter, ...] = ()
+        ends = self.prompt_format.ends if known.variant != "base" else frozenset()
         self._engine = Engine(context, self.tokenizer, ends, self.info.context)
         self._steps = Steps()  # what was learnt of this context's speed, for the drafts
         self._encodings = Encodings(self.tokenizer.encode)
@@ -77,25 +81,30 @@ class Model:
         messages: Sequence[Message | Mapping[str, str]],
         max_tokens: int | None = None,
         pinned: AbstractSet[int] = frozenset(),
+        think: Think = "auto",
     ) -> Prompt:
         """The ids of a conversation, with room for an answer of `max_tokens` (None: the release's, or what is left).
 
-        The `pinned` rounds, numbered from 0, stay although they are old. Raises BqError if the system text, those and the
-        newest round do not fit.
+        The `pinned` rounds, numbered from 0, stay although they are old. `think` is as in Options. Raises BqError if the system
+        text, those and the newest round do not fit, and UsageError for a model that cannot be told to think.
         """
-        return fitting(self.measure(messages, max_tokens, pinned))
+        return fitting(self.measure(messages, max_tokens, pinned, think))
 
     def measure(
         self,
         messages: Sequence[Message | Mapping[str, str]],
         max_tokens: int | None = None,
         pinned: AbstractSet[int] = frozenset(),
+        think: Think = "auto",
     ) -> Prompt:
         """What `prompt` would give, sizes and dropped rounds, also where it does not fit: for showing it before it is sent."""
+        if think != "auto" and not self.info.thinks:
+            raise think_refusal(self.info.name)
         context = self.info.context
         room = min(max_tokens or self.info.max_new_tokens, context // 2 if max_tokens is None else context - 1)
         alone = context - min(room, _LEAST_ANSWER_TOKENS, context // 4)
-        return measure_prompt(as_messages(messages), self._encode, self.roles, context - room, _HEADROOM, alone, pinned)
+        budget, form = context - room, self.prompt_format
+        return measure_prompt(as_messages(messages), self._encode, form, budget, _HEADROOM, alone, pinned, think)
 
     def chat(
         self,
@@ -112,8 +121,24 @@ class Model:
         """
         if self.info.variant == "base" and not force:
             raise base_refusal(self.info.name)
-        options = options.replaced(keywords)
-        return self._generate(self.prompt(messages, options.max_tokens, pinned), options)
+        return self._generate(*self.question(messages, options.replaced(keywords), pinned))
+
+    def question(
+        self,
+        messages: Sequence[Message | Mapping[str, str]],
+        options: Options,
+        pinned: AbstractSet[int] = frozenset(),
+    ) -> tuple[Prompt, Options]:
+        """A conversation's prompt, and the options with which it is answered: a constraint begins after the thoughts.
+
+        Under a constraint a model thinks only if it is told to. Raises what `chat` does.
+        """
+        is_free = options.constraint is None or options.think != "auto" or not self.info.thinks
+        prompt = self.prompt(messages, options.max_tokens, pinned, options.think if is_free else "off")
+        thinking = self.prompt_format.thinking
+        if prompt.opens and options.constraint is not None and thinking is not None and self._engine is not None:
+            options = replace(options, constraint=after_thinking(options.constraint, thinking.end, self._engine.is_end))
+        return prompt, options
 
     def complete(self, text: str, options: Options = _RELEASE_DEFAULTS, **keywords: Any) -> Generation:
         """Go on with a text; keywords are the fields of Options. Raises BqError if the text fills the context."""
@@ -139,8 +164,13 @@ class Model:
         )
 
     def _start_token(self) -> int:
-        """What an empty text starts from: the end of a document, as between the documents of the training."""
-        return int(library().llama_vocab_eos(library().llama_model_get_vocab(self._model)))
+        """What an empty text starts from: the end of a document, as between the documents of the training.
+
+        Of a ChatML model `eos` ends a message; what ends a document is its `bos`, which it puts before no text.
+        """
+        vocabulary = library().llama_model_get_vocab(self._model)
+        is_chatml = self.prompt_format.name == CHATML
+        return int((library().llama_vocab_bos if is_chatml else library().llama_vocab_eos)(vocabulary))
 
     def _generate(self, prompt: Prompt, options: Options) -> Generation:
         if self._engine is None:
@@ -170,10 +200,15 @@ class Model:
         with open_session(session) as opened:
             return restore(self._engine, self.fingerprint, opened)
 
+    def adapt(self, file: GgufFile, adapters: Sequence[GivenAdapter]) -> None:
+        """Add LoRA adapters to the model, whose `file` this is, before anything is decoded. Raises BqError for a misfit."""
+        attach(self._model, self._context, file, adapters)
+        self._adapters = tuple(adapters)
+
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        """What tells this model's file from others."""
-        return self._source.fingerprint()
+        """What tells this model's file, and its adapters, from others."""
+        return {**self._source.fingerprint(), **fingerprint_of(self._adapters)}
 
     def close(self) -> None:
         """Free the memory; the model is not used again."""

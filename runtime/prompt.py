@@ -1,7 +1,8 @@
-"""The prompt that a Baichuan Chat model was trained on, as token ids.
+"""The prompt that a Baichuan model was trained on, as token ids.
 
-No BOS, no separators: the system text, then for each message its role id and the ids of its content, then the assistant's
-role id (generation_utils.py of the releases, `build_chat_input`). Contents are encoded apart, as plain text.
+No BOS: the system text, then each message as the model's format writes it (bq.runtime.prompt_format), then what begins the
+assistant's answer. Contents are encoded as plain text. What does not fit is left out as the releases do it
+(generation_utils.py, `build_chat_input`).
 """
 
 from collections.abc import Callable, Sequence
@@ -12,9 +13,12 @@ from typing import Literal
 
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
+from bq.runtime.prompt_format import Opening, PromptFormat, Think
+from bq.runtime.prompt_format import Roles as Roles  # where it is looked for
 
 Encode = Callable[[str], Sequence[int]]
 Role = Literal["system", "user", "assistant"]
+_NOTHING = Opening()
 
 
 @dataclass(frozen=True)
@@ -26,19 +30,12 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Roles:
-    """The ids that begin a user's and an assistant's message."""
-
-    user: int = 195
-    assistant: int = 196
-
-
-@dataclass(frozen=True)
 class Prompt:
     """Token ids ready to decode, and what they are made of: sizes in tokens, rounds from the oldest to the newest.
 
     The rounds in `left_out`, by number, did not fit into `budget` and are not in `ids`. `pinned_tokens` are those of the
     older rounds that stay because they are pinned. `continues` says that the ids end within a text, which is gone on with.
+    `opens` is text at the end of the ids that belongs to the answer: the mark of a thought.
     """
 
     ids: tuple[int, ...]
@@ -48,6 +45,7 @@ class Prompt:
     budget: int = 0
     pinned_tokens: int = 0
     continues: bool = False
+    opens: str = ""
 
     @property
     def dropped_rounds(self) -> int:
@@ -63,7 +61,7 @@ class Prompt:
 def build_prompt(
     messages: Sequence[Message],
     encode: Encode,
-    roles: Roles,
+    form: PromptFormat,
     budget: int,
     headroom: float = 0.0,
     pinned: AbstractSet[int] = frozenset(),
@@ -72,7 +70,7 @@ def build_prompt(
 
     The reference would cut off their beginning, and with it the role.
     """
-    return fitting(measure_prompt(messages, encode, roles, budget, headroom, pinned=pinned))
+    return fitting(measure_prompt(messages, encode, form, budget, headroom, pinned=pinned))
 
 
 def fitting(prompt: Prompt) -> Prompt:
@@ -102,11 +100,12 @@ def fitting(prompt: Prompt) -> Prompt:
 def measure_prompt(
     messages: Sequence[Message],
     encode: Encode,
-    roles: Roles,
+    form: PromptFormat,
     budget: int,
     headroom: float = 0.0,
     alone: int | None = None,
     pinned: AbstractSet[int] = frozenset(),
+    think: Think = "auto",
 ) -> Prompt:
     """The ids of a conversation in `budget` tokens, and what was left out.
 
@@ -115,16 +114,13 @@ def measure_prompt(
     reference's way, which drops a round at nearly every turn once the context is full; above 0, that share of the budget is
     freed whenever rounds must go, so that the next turns find their beginning in the KV cache.
     `alone` is the budget of a newest round that exceeds the other one: what it takes from the answer, no older round shares.
+    `think` is how the answer is made to begin, by a model that knows modes of it.
     """
     if not messages:
         raise ValueError("a conversation has at least one message")
-    system, rounds = split_rounds(messages)
-    system_ids = encode(system)
-    encoded = [_encode_round(one, encode, roles) for one in rounds or [[]]]
-    if messages[-1].role != "assistant":
-        encoded[-1].append(roles.assistant)
+    begins, is_answered = form.begins(think), messages[-1].role == "assistant"
+    system_ids, encoded, asked = _encode_all(messages, encode, form, begins)
     sizes = [len(ids) for ids in encoded]
-    asked = [_asked_tokens(ids, roles) for ids in encoded[:-1]] + sizes[-1:]
     older = frozenset(pinned) & frozenset(range(len(sizes) - 1))
     first = _first_round(sizes, asked, budget - len(system_ids), headroom, older)
     pinned_tokens = sum(sizes[i] for i in older)
@@ -138,7 +134,8 @@ def measure_prompt(
         round_tokens=tuple(sizes),
         budget=budget,
         pinned_tokens=pinned_tokens,
-        continues=messages[-1].role == "assistant" and bool(messages[-1].content),
+        continues=is_answered and bool(messages[-1].content),
+        opens="" if is_answered or think != "on" else begins,
     )
 
 
@@ -155,17 +152,49 @@ def split_rounds(messages: Sequence[Message]) -> tuple[str, list[list[Message]]]
     return system, rounds
 
 
-def _encode_round(messages: Sequence[Message], encode: Encode, roles: Roles) -> list[int]:
-    ids: list[int] = []
-    for message in messages:
-        ids.append(roles.user if message.role == "user" else roles.assistant)
-        ids.extend(encode(message.content))
-    return ids
+def _encode_all(
+    messages: Sequence[Message], encode: Encode, form: PromptFormat, begins: str
+) -> tuple[list[int], list[list[int]], list[int]]:
+    """The ids of the system text and of each round, and how many a round had when it was the newest and unanswered.
+
+    The last round ends with what begins its answer, unless that is there.
+    """
+    system, rounds = split_rounds(messages)
+    is_answered = messages[-1].role == "assistant"
+    system_ids = _encode_message(system, form.system, encode, form.after) if system else []
+    opening = _encode_message(begins, form.assistant, encode)
+    encoded, asked = _encode_rounds(rounds or [[]], encode, form, is_answered, len(opening))
+    if not is_answered:
+        encoded[-1] += opening
+    asked[-1] = len(encoded[-1])
+    return system_ids, encoded, asked
 
 
-def _asked_tokens(ids: Sequence[int], roles: Roles) -> int:
-    """How many tokens of a round were there when its answer began: up to the assistant's first role id."""
-    return ids.index(roles.assistant) + 1 if roles.assistant in ids else len(ids)
+def _encode_rounds(
+    rounds: Sequence[Sequence[Message]], encode: Encode, form: PromptFormat, is_answered: bool, opening_tokens: int
+) -> tuple[list[list[int]], list[int]]:
+    """The ids of each round, and how many were there when its answer began; an answer at the very end is gone on with."""
+    encoded: list[list[int]] = []
+    asked: list[int] = []
+    for number, one in enumerate(rounds, 1):
+        ids: list[int] = []
+        before: int | None = None
+        for place, message in enumerate(one, 1):
+            is_user = message.role == "user"
+            if before is None and not is_user:
+                before = len(ids) + opening_tokens
+            is_open = is_answered and number == len(rounds) and place == len(one)
+            opening = form.user if is_user else form.assistant
+            content = message.content if is_user or is_open else form.spoken(message.content)
+            ids += _encode_message(content, opening, encode, _NOTHING if is_open else form.after)
+        encoded.append(ids)
+        asked.append(len(ids) if before is None else before)
+    return encoded, asked
+
+
+def _encode_message(content: str, opening: Opening, encode: Encode, after: Opening = _NOTHING) -> list[int]:
+    ids = [*opening.ids, *encode(opening.text + content), *after.ids]
+    return [*ids, *encode(after.text)] if after.text else ids
 
 
 def _first_round(

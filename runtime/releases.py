@@ -16,24 +16,32 @@ KV_BYTES_PER_ELEMENT = 2  # f16
 
 @dataclass(frozen=True)
 class Layout:
-    """The shape shared by the releases of one size and generation; `sizes` are bytes by mixture."""
+    """The shape shared by the releases of one size and generation; `sizes` are bytes by mixture.
 
-    generation: int
+    `generation` is 1 or 2, None for Baichuan-M1 to M3; `keys` the elements of one token's keys in one block, where
+    grouped heads make them fewer than `hidden`.
+    """
+
     hidden: int
     blocks: int
     ffn: int
     vocab: int
     weights: int
     sizes: Mapping[str, int]
+    architecture: str = "baichuan"  # llama.cpp's name
+    generation: int | None = None
+    keys: int | None = None
 
     def kv_bytes(self, tokens: int) -> int:
-        """Bytes of an f16 KV cache: keys and values of every block, no grouped heads."""
-        return 2 * self.blocks * self.hidden * KV_BYTES_PER_ELEMENT * tokens
+        """Bytes of an f16 KV cache: keys and values of every block."""
+        return 2 * self.blocks * (self.keys or self.hidden) * KV_BYTES_PER_ELEMENT * tokens
 
 
 @dataclass(frozen=True)
 class Release:
-    """One release. `layout` is None where bq cannot convert it; `reason` and `remedy` then say why (en, zh)."""
+    """One release. `layout` is None where bq cannot convert it. Where it is not `supported`, because it cannot be converted
+    or llama.cpp cannot run it, `reason` and `remedy` say why (en, zh).
+    """
 
     name: str
     repository: str

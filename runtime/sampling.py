@@ -62,8 +62,10 @@ MakeConstraint = Callable[["Tokenizer"], Constraint]
 
 
 def sampling_of(file: "GgufFile") -> Sampling:
-    """The defaults that a file's release came with (general.sampling.*), Baichuan 2's where it has none that make sense."""
-    default = Sampling()
+    """The defaults that a file's release came with (general.sampling.*), those of its kind where it has none that make sense."""
+    from bq.runtime.known import default_sampling  # which reads models.toml, whose releases have a Sampling
+
+    default = default_sampling(file)
 
     def within(key: str, least: float, most: float, default: float) -> float:
         value = file.number(f"general.sampling.{key}", default)

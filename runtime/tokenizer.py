@@ -2,12 +2,13 @@
 
 Text is never searched for control pieces (`parse_special` is off): no text can forge a role. A Baichuan 1 encodes each
 text with a space before it; llama.cpp's own flag for that would put one after every user-defined piece too, so the file
-says false and the space is put here.
+says false and the space is put here. A byte-level BPE normalises to NFC first, which llama.cpp does not.
 """
 
 import ctypes
 import os
 import re
+import unicodedata
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -18,16 +19,17 @@ from typing import Any
 
 from bq.runtime.errors import BqError
 from bq.runtime.gguf_file import GgufFile, read_gguf
-from bq.runtime.known import generation_of, roles_of
+from bq.runtime.known import generation_of, prompt_format
 from bq.runtime.language import say
 from bq.runtime.llama import last_errors, library, log_position
 from bq.runtime.structure import check_vocabulary
+from bq.runtime.token_type import TokenType
 
 DUMMY_PREFIX_KEY = "bq.tokenizer.add_dummy_prefix"
 EXTRA_WHITESPACE_KEY = "bq.tokenizer.remove_extra_whitespaces"
+NORMALIZER_KEY = "bq.tokenizer.normalizer"  # "nfc" or absent
 _PIECE_BYTES = 256
 _KEPT_TOKENS = 1 << 18  # many times a context; 1 MiB
-_USER_DEFINED = 4  # llama.cpp's token type
 
 
 class Tokenizer:
@@ -37,6 +39,7 @@ class Tokenizer:
         self._vocab = vocab
         self.add_dummy_prefix = file.flag(DUMMY_PREFIX_KEY, generation_of(file) == 1)
         self.remove_extra_whitespaces = file.flag(EXTRA_WHITESPACE_KEY, False)
+        self._nfc = _Nfc(file) if _normalizer(file) == "nfc" else None
         self._buffer = ctypes.create_string_buffer(_PIECE_BYTES)
         self._forgeable = _forgeable_pieces(file)
         pieces = file.metadata.get("tokenizer.ggml.tokens")
@@ -68,7 +71,9 @@ class Tokenizer:
         return list(ids[:count])
 
     def prepare(self, text: str) -> str:
-        """What SentencePiece's normalizer does to a text with these flags: fold spaces, put one in front."""
+        """What the release's normalizer does to a text: fold spaces and put one in front, or compose characters."""
+        if self._nfc is not None:
+            return self._nfc.normalize(text)
         if self.remove_extra_whitespaces:
             text = " ".join(part for part in text.split(" ") if part)
         return " " + text if text and self.add_dummy_prefix else text
@@ -100,6 +105,35 @@ class Tokenizer:
         return int(library().llama_vocab_n_tokens(self._open))
 
 
+class _Nfc:
+    """Composes characters (Unicode's NFC) as `tokenizers` does: in the text between added tokens, which it finds before."""
+
+    def __init__(self, file: GgufFile) -> None:
+        pieces, types = (file.metadata.get(f"tokenizer.ggml.{name}") for name in ("tokens", "token_type"))
+        added = (
+            [
+                re.escape(piece)
+                for piece, kind in zip(pieces, types, strict=False)
+                if kind == TokenType.USER_DEFINED and piece
+            ]
+            if isinstance(pieces, list) and isinstance(types, list)
+            else []
+        )
+        self._added = re.compile(f"({'|'.join(sorted(added, key=len, reverse=True))})") if added else None
+
+    def normalize(self, text: str) -> str:
+        if unicodedata.is_normalized("NFC", text):  # and so is every part of it
+            return text
+        parts = self._added.split(text) if self._added else [text]
+        return "".join(part if i % 2 else unicodedata.normalize("NFC", part) for i, part in enumerate(parts))
+
+
+def _normalizer(file: GgufFile) -> str:
+    """The file's own word; what other programs made of a Qwen tokenizer says nothing, and all of those have NFC."""
+    default = "nfc" if file.text("tokenizer.ggml.model") == "gpt2" and not file.text("bq.variant") else ""
+    return file.text(NORMALIZER_KEY) or default
+
+
 class Encodings:
     """The ids of texts that come again and again, as those of a conversation do at each turn; the latest are kept."""
 
@@ -121,13 +155,18 @@ class Encodings:
 
 
 @cache
-def no_space_prefix() -> Any:
+def no_space_prefix(architecture: str = "") -> Any:
     """Loading parameters (kv_overrides) by which llama.cpp puts no spaces of its own into a text.
 
-    Files of other programs leave its default, a space; of both generations that makes wrong ids.
+    Files of other programs leave its default, a space; of both generations that makes wrong ids. `architecture` takes the
+    place of one that llama.cpp does not know, whose vocabulary it can use all the same.
     """
     lib = library()
-    overrides = (lib.llama_model_kv_override * 2)()  # the second, empty, ends the list
+    overrides = (lib.llama_model_kv_override * 3)()  # the last, empty, ends the list
+    if architecture:
+        overrides[1].tag = lib.LLAMA_KV_OVERRIDE_TYPE_STR
+        overrides[1].key = b"general.architecture"
+        overrides[1].value.val_str = architecture.encode()
     overrides[0].tag = lib.LLAMA_KV_OVERRIDE_TYPE_BOOL
     overrides[0].key = b"tokenizer.ggml.add_space_prefix"
     overrides[0].value.val_bool = False
@@ -143,9 +182,8 @@ def _forgeable_pieces(file: GgufFile) -> "re.Pattern[str] | None":
     pieces, types = file.metadata.get("tokenizer.ggml.tokens"), file.metadata.get("tokenizer.ggml.token_type")
     if not isinstance(pieces, list) or not isinstance(types, list):
         return None
-    roles = roles_of(file)
-    ids = {0, 1, 2, roles.user, roles.assistant}
-    found = [pieces[token] for token in ids if token < min(len(pieces), len(types)) and types[token] == _USER_DEFINED]
+    ids = [token for token in prompt_format(file).control if token < min(len(pieces), len(types))]
+    found = [pieces[token] for token in ids if types[token] == TokenType.USER_DEFINED]
     halves = [(re.escape(piece[: len(piece) // 2]), re.escape(piece[len(piece) // 2 :])) for piece in found if piece]
     return re.compile("|".join(f"(?<={first})(?={second})" for first, second in halves)) if halves else None
 
@@ -159,7 +197,7 @@ def load_tokenizer(path: Path) -> Iterator[Tokenizer]:
     params = lib.llama_model_default_params()
     params.vocab_only = True
     mark = log_position()
-    params.kv_overrides = no_space_prefix()
+    params.kv_overrides = no_space_prefix("baichuan" if file.architecture == "baichuan_m1" else "")
     model = lib.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
         raise BqError(

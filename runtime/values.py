@@ -40,7 +40,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a loaded file says of itself; `context` is the most tokens of one conversation."""
+    """What a loaded file says of itself; `context` is the most tokens of one conversation.
+
+    `thinks`: it can be told whether to think before it answers.
+    """
 
     name: str
     variant: str
@@ -49,6 +52,7 @@ class ModelInfo:
     context: int
     sampling: Sampling
     max_new_tokens: int
+    thinks: bool = False
 
 
 @dataclass
@@ -105,7 +109,8 @@ class LoadOptions:
     ctx in tokens, for all parallel sequences together; gpu_layers as llama.cpp counts them, the output as one more; kv "f16"
     or "q8_0"; device as "CUDA0,CUDA1" or "cpu"; n_seq parallel sequences in one cache; outputs: positions of one decode
     whose logits are kept, never less than a draft needs; force_fit loads even where the memory seems
-    too short.
+    too short; adapters are GGUF files of LoRA adapters, each FILE or FILE:WEIGHT; rpc names workers on other machines,
+    "host:port,host:port".
     """
 
     ctx: int | None = None
@@ -119,6 +124,8 @@ class LoadOptions:
     n_seq: int = 1
     outputs: int = 1
     force_fit: bool = False
+    adapters: tuple[str, ...] = ()
+    rpc: str | None = None
 
 
 def out_of_range(name: str, value: object) -> UsageError:

@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ABOVE = {"runtime": {"convert", "tui", "demo"}, "convert": {"tui", "demo"}, "tui": {"demo"}}
-HEAVY = ("numpy", "gguf", "llama_cpp", "textual", "sentencepiece", "google.protobuf")
+ABOVE = {
+    "runtime": {"convert", "library", "tui", "demo"},
+    "convert": {"library", "tui", "demo"},
+    "library": {"tui", "demo"},
+    "tui": {"demo"},
+}
+HEAVY = ("numpy", "gguf", "llama_cpp", "textual", "sentencepiece", "google.protobuf", "huggingface_hub", "httpx2")
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -3,7 +3,7 @@
 CUDA where nvcc and an NVIDIA GPU are there, Metal on Apple silicon, else the CPU; on a machine with an NVIDIA GPU but no nvcc it
 stops rather than build for the CPU in silence. Run again it finds everything done and returns at once, without network.
 
-    python tools/make_venv.py            # BACKEND=cpu|cuda|metal in the environment overrides the choice
+    python tools/make_venv.py            # BACKEND=cpu|cuda|metal in the environment overrides the choice, RPC=1 adds RPC
 """
 
 import hashlib
@@ -27,6 +27,7 @@ CMAKE_ARGS = {
     "cuda": "-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES=native",
     "metal": "-DGGML_METAL=on",
 }
+RPC_ARGS = "-DGGML_RPC=on"
 NINJA_STEP = re.compile(r"^\s*\[\s*(\d+)[/%](\d+)?")
 
 
@@ -41,7 +42,7 @@ def main() -> int:
         return fail(why)
     if receipt(backend) == read_receipt():
         return 0
-    print(f"llama.cpp backend: {backend} ({why})", flush=True)
+    print(f"llama.cpp backend: {backend} ({why}){', with RPC' if wants_rpc() else ''}", flush=True)
     if (problem := missing_tools(backend)) is not None:
         return fail(problem)
     if not has_pip():  # missing, or left half made by an interrupted run
@@ -54,8 +55,8 @@ def main() -> int:
         return fail(f"Building llama.cpp failed; the whole output is in {log_path()}.")
     if pip("install", "--quiet", "--editable", f"{ROOT}[dev,fast]") != 0:
         return fail("Installing bq failed; see the lines above.")
-    if backend != "cpu" and not has_llama(backend):
-        return fail(f"llama.cpp was built without {backend}; see {log_path()}, or accept a CPU build with BACKEND=cpu.")
+    if not has_llama(backend):
+        return fail(f"llama.cpp was built without what was asked for; see {log_path()}, or take BACKEND=cpu RPC=0.")
     link_for_types()
     RECEIPT.write_text(json.dumps(receipt(backend)))
     return 0
@@ -91,6 +92,11 @@ def choose_backend() -> tuple[str | None, str]:
 def asked_backend() -> str:
     """What BACKEND says, or said when the environment was made: a choice once made holds for the next `make` too."""
     return os.environ.get("BACKEND") or (read_receipt() or {}).get("asked", "")
+
+
+def wants_rpc() -> bool:
+    """Whether other machines are to be used: what RPC says, or said when the environment was made."""
+    return (os.environ.get("RPC") or (read_receipt() or {}).get("rpc", "0")) == "1"
 
 
 def nvidia_gpu() -> str | None:
@@ -134,11 +140,14 @@ def has_pip() -> bool:
 
 
 def has_llama(backend: str) -> bool:
-    """Whether the environment holds llama.cpp built for `backend`."""
+    """Whether the environment holds llama.cpp built for `backend`, and with RPC if that is wanted."""
     if not python_of(VENV).exists():
         return False
-    code = "import sys, llama_cpp; sys.exit(0 if sys.argv[1] == 'cpu' or llama_cpp.llama_supports_gpu_offload() else 1)"
-    return subprocess.run([python_of(VENV), "-c", code, backend], capture_output=True).returncode == 0
+    checks = ["True"]  # a library that is broken does not load
+    checks += ["llama_cpp.llama_supports_gpu_offload()"] if backend != "cpu" else []
+    checks += ["llama_cpp.llama_supports_rpc()"] if wants_rpc() else []
+    code = f"import sys, llama_cpp; sys.exit(not ({' and '.join(checks)}))"
+    return subprocess.run([python_of(VENV), "-c", code], capture_output=True).returncode == 0
 
 
 def log_path() -> Path:
@@ -157,9 +166,10 @@ def install_llama(backend: str) -> int:
         "Building llama.cpp; the first time this takes some minutes (about 13 minutes of one core's time).", flush=True
     )
     environment = {**os.environ, "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1)}
-    environment["CMAKE_ARGS"] = f"{os.environ.get('CMAKE_ARGS', '')} {CMAKE_ARGS[backend]}".strip()
-    # pip keeps built wheels whatever they were built for: one made for the CPU must not come back on a GPU build.
-    fresh = [] if backend == "cpu" else ["--no-cache-dir", "--force-reinstall"]
+    asked = [os.environ.get("CMAKE_ARGS", ""), CMAKE_ARGS[backend], RPC_ARGS if wants_rpc() else ""]
+    environment["CMAKE_ARGS"] = " ".join(asked).strip()
+    # pip keeps built wheels whatever they were built for: one made for the CPU alone must not come back on another build.
+    fresh = ["--no-cache-dir", "--force-reinstall"] if backend != "cpu" or wants_rpc() else []
     command = [str(python_of(VENV)), "-m", "pip", "install", "--verbose", *fresh, requirement()]
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
@@ -211,6 +221,7 @@ def receipt(backend: str) -> dict[str, str]:
     return {
         "backend": backend,
         "asked": asked_backend(),
+        "rpc": "1" if wants_rpc() else "0",
         "project": hashlib.sha256(project).hexdigest(),
         "root": str(ROOT),
     }

@@ -46,6 +46,7 @@ from bq.tui.widgets.prompt import Prompt
 from bq.tui.widgets.views import ChatView
 
 if TYPE_CHECKING:
+    from bq.runtime.prompt_format import Think
     from bq.runtime.sampling import Sampling
     from bq.tui.widgets.complete_page import CompletePage
 
@@ -79,6 +80,7 @@ class ChatApp(DialogKeys, App[None], inherit_bindings=False):
         self._given_sampling = opening.sampling
         self.parameters = Settings() if opening.sampling else replace(self.settings, theme="", language="")
         self.given_max_tokens = opening.max_tokens
+        self.given_think = opening.think
         self.session = opening.session
         self.resume = opening.resume
         self.session_talk = ""  # the conversation that the session's file keeps, and the store does not
@@ -186,6 +188,14 @@ class ChatApp(DialogKeys, App[None], inherit_bindings=False):
     def max_tokens(self) -> int | None:
         """The longest answer that was asked for; the command line goes before what was set earlier."""
         return self.given_max_tokens or self.parameters.max_tokens
+
+    def think(self) -> "Think":
+        """Whether the next answer begins with thoughts; what is set counts for a model that knows modes of it."""
+        return (self.given_think or self.settings.think) if self.thinks else "auto"
+
+    @property
+    def thinks(self) -> bool:
+        return self.engine.model is not None and self.engine.model.info.thinks
 
     # What is kept
 

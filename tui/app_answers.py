@@ -107,6 +107,7 @@ def _question(app: "ChatApp", desk: Desk) -> Question:
         force=True,  # a Base file was warned of
         form=None if desk.is_text else desk.view.form,
         top_tokens=ALTERNATIVES if desk.is_text else 0,
+        think=app.think(),
     )
 
 

@@ -10,7 +10,7 @@ from bq.runtime.language import get_language, say, set_language
 from bq.tui import app_dialogs, app_kept, app_messages, by_hand, notes, slash
 from bq.tui.desk import Desk
 from bq.tui.machine_error import of_machine
-from bq.tui.user_files import file_named, path_named
+from bq.tui.user_files import file_named
 from bq.tui.widgets.line import Notice
 
 if TYPE_CHECKING:
@@ -193,6 +193,14 @@ async def _params(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
     await _tell(desk, describe_sampling(app))
 
 
+async def _think(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
+    model = app.engine.model
+    if command.argument and model is not None:
+        app.given_think = slash.think_from(command.argument, model.info)
+        app.count_unsent()
+    await _tell(desk, slash.think_text(app.think()) if model else say("No model is loaded.", "尚未加载模型。"))
+
+
 def describe_sampling(app: "ChatApp") -> str:
     """One line: how the next answer is drawn."""
     sampling = app.sampling() or app.default_sampling()
@@ -220,7 +228,8 @@ async def _template(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
 async def _context(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
     messages = desk.conversation.transcript()
     pins = desk.conversation.pinned()
-    unsent = await asyncio.to_thread(app.engine.measure, messages, app.max_tokens(), pins) if messages else None
+    limit, think = app.max_tokens(), app.think()
+    unsent = await asyncio.to_thread(app.engine.measure, messages, limit, pins, think) if messages else None
     if unsent is None:
         await _tell(desk, say("The context is empty, or the model is busy.", "上下文为空，或模型正忙。"))
         return
@@ -244,13 +253,14 @@ async def _model(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
 
 def _model_path(app: "ChatApp", argument: str) -> Path:
     """By its number in the picker, or its path. Raises UsageError for what is no file: the model in use stays."""
-    from bq.tui.chosen_model import refuse_folder
+    from bq.tui.chosen_model import model_named, refuse_folder
 
     paths = app_dialogs.model_paths(app)
     if argument.isdecimal() and 1 <= int(argument) <= len(paths):
         return paths[int(argument) - 1]
-    refuse_folder(path_named(argument))
-    return file_named(argument)
+    path = model_named(argument)
+    refuse_folder(path)
+    return file_named(str(path))
 
 
 async def _compare(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
@@ -323,6 +333,7 @@ _DOES: dict[str, Do] = {
     "copy": _copy,
     "system": _system,
     "params": _params,
+    "think": _think,
     "template": _template,
     "context": _context,
     "model": _model,

@@ -31,7 +31,7 @@ def mark_left_out(app: "ChatApp", desk: Desk, job: Answering) -> None:
 
 
 def _measure(app: "ChatApp", desk: Desk, messages: Sequence[Message]) -> None:
-    unsent = app.engine.measure(messages, app.max_tokens(), desk.conversation.pinned())
+    unsent = app.engine.measure(messages, app.max_tokens(), desk.conversation.pinned(), app.think())
     app.call_later(_measured, app, desk, messages, unsent)
 
 
@@ -48,7 +48,7 @@ def _measured(app: "ChatApp", desk: Desk, messages: Sequence[Message], unsent: U
 
 def _measure_again(app: "ChatApp", desk: Desk, job: Answering) -> None:
     question = job.question
-    unsent = app.engine.measure(question.messages, question.max_tokens, question.pinned)
+    unsent = app.engine.measure(question.messages, question.max_tokens, question.pinned, question.think)
     if unsent is not None:
         app.call_later(_mark, desk, unsent.left_out)
 

@@ -86,7 +86,7 @@ async def settings(app: "ChatApp") -> None:
     """Change settings, which are kept, and this conversation's system prompt."""
     desk, defaults, themes = app.desk, app.default_sampling(), sorted(app.available_themes)
     chosen = await app.push_screen_wait(
-        SettingsScreen(app.settings, app.parameters, defaults, desk.conversation.system, app.keeper, themes)
+        SettingsScreen(app.settings, app.parameters, defaults, desk.conversation.system, app.keeper, themes, app.thinks)
     )
     if chosen is not None:
         take_settings(app, desk, chosen)
@@ -104,7 +104,7 @@ def take_settings(app: "ChatApp", desk: Desk, chosen: Chosen) -> None:
         app.keep(desk)
     changed = {
         name: getattr(chosen.settings, name)
-        for name in ("theme", "language")
+        for name in ("theme", "language", "think")
         if getattr(chosen.settings, name) != getattr(app.settings, name)
     }
     if "theme" in changed:
@@ -112,8 +112,10 @@ def take_settings(app: "ChatApp", desk: Desk, chosen: Chosen) -> None:
     if "language" in changed:
         apply_language(chosen.settings)
         app.speak()
-    app.count_unsent()
+    if "think" in changed:
+        app.given_think = None
     app_kept.change_settings(app, changes, **changed)
+    app.count_unsent()
 
 
 async def templates(app: "ChatApp") -> None:

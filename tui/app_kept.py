@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bq.runtime.errors import BqError
 from bq.tui import app_answers, notes, settings
@@ -119,7 +119,6 @@ def keep_session(app: "ChatApp") -> None:
 def change_settings(app: "ChatApp", parameters: Mapping[str, float | None] | None = None, **changes: str) -> None:
     """Keep what was changed, beside what another window may have set. Raises BqError if that fails."""
     kept = settings.load().with_parameters(parameters or {})
-    app.settings = replace(
-        kept, theme=changes.get("theme", kept.theme), language=changes.get("language", kept.language)
-    )
+    others: dict[str, Any] = {name: one for name, one in changes.items() if name in ("theme", "language", "think")}
+    app.settings = replace(kept, **others)
     settings.save(app.settings)

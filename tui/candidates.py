@@ -32,7 +32,7 @@ def examine(paths: Sequence[Path], options: LoadOptions, held: Mapping[str, int]
     """How each of these files would be loaded if what is `held`, bytes by device, were free."""
     from bq.runtime.loading import this_machine
 
-    machine = freed(this_machine(), held)
+    machine = freed(this_machine(options.rpc), held)
     return tuple(_examine(path, options, machine) for path in paths)
 
 

@@ -17,11 +17,12 @@ def describe(conversion: "Conversion") -> list[str]:
     dtypes = "/".join(sorted({tensor.source.dtype for tensor in conversion.plan.tensors}))
     weights = count_text(conversion.plan.weights)
     position = {"rope": "RoPE", "alibi": "ALiBi"}[config.position]
+    family = f"Baichuan {conversion.generation}" if conversion.generation else config.architecture
     return [
         say(
-            f"{identity.name}: Baichuan {conversion.generation}, {weights} weights in {dtypes}, "
+            f"{identity.name}: {family}, {weights} weights in {dtypes}, "
             f"{config.blocks} blocks, {position}, context {config.context}",
-            f"{identity.name}：Baichuan {conversion.generation}，{weights}个权重（{dtypes}），"
+            f"{identity.name}：{family}，{weights}个权重（{dtypes}），"
             f"{config.blocks} 块，{position}，上下文 {config.context}",
         ),
         say(
@@ -29,7 +30,40 @@ def describe(conversion: "Conversion") -> list[str]:
             f"类型：{identity.variant}（{identity.variant_reason.here}）",
         ),
         conversion.norm_head.describe(),
+        *form_lines(conversion),
+        *adapter_lines(conversion),
     ]
+
+
+def form_lines(conversion: "Conversion") -> Iterator[str]:
+    """What a checkpoint's form means for the file."""
+    if conversion.config.gptq is not None:
+        bits = conversion.config.gptq.bits
+        yield say(
+            f"GPTQ: {bits}-bit codes are unpacked, so the file is no better than they are; the bf16 release gives a better one.",
+            f"GPTQ：已还原 {bits} 位编码，因此文件质量不会高于它；bf16 原版可得到更好的文件。",
+        )
+    if not conversion.can_run:
+        yield say(
+            "Baichuan-M1: llama.cpp cannot run the file, for it has no graph with a convolution over keys and values and with "
+            "blocks that alternate between all tokens and a window, with other heads; tensors, tokenizer and template are right.",
+            "Baichuan-M1：llama.cpp 无法运行此文件，因为它没有对键和值做卷积、且各块交替使用全局与窗口注意力（头数不同）的计算图；"
+            "张量、分词器与模板均正确。",
+        )
+
+
+def adapter_lines(conversion: "Conversion") -> Iterator[str]:
+    """What adapters do to the checkpoint, and what looks wrong about them."""
+    adapted = conversion.checkpoint.adapted
+    if adapted.labels:
+        names, deltas, replaced = ", ".join(adapted.labels), len(adapted.deltas), len(adapted.replaced)
+        whole = say(f", {replaced} replaced whole", f"，整体替换 {replaced} 个") if replaced else ""
+        yield say(
+            f"Adapters: {names} (added to {deltas} matrices of the checkpoint{whole})",
+            f"适配器：{names}（加到检查点的 {deltas} 个矩阵上{whole}）",
+        )
+    for note in adapted.notes:
+        yield note.here
 
 
 def plans_text(conversions: "Sequence[Conversion]") -> str:
@@ -112,6 +146,7 @@ def plan_data(conversion: "Conversion") -> dict[str, Any]:
         "mixture": conversion.mixture_name,
         "base": conversion.mixture.name if conversion.types else None,
         "importance": conversion.importance is not None,
+        "adapters": list(conversion.checkpoint.adapted.labels),
         "file": conversion.file_name,
         "size_bytes": conversion.size_bytes,
         "weights": plan.weights,

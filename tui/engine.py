@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from bq.runtime.errors import BqError, Cancelled
 from bq.runtime.language import say
 from bq.runtime.prompt import Message
+from bq.runtime.prompt_format import Think
 from bq.runtime.values import Alternative as Alternative  # of this module's jobs, for those who read them
 from bq.runtime.values import Stats as Stats
 from bq.runtime.values import Step as Step
@@ -170,7 +171,11 @@ class Engine:
             job.run(self)
 
     def measure(
-        self, messages: Sequence[Message], max_tokens: int | None, pinned: AbstractSet[int] = frozenset()
+        self,
+        messages: Sequence[Message],
+        max_tokens: int | None,
+        pinned: AbstractSet[int] = frozenset(),
+        think: Think = "auto",
     ) -> Unsent | None:
         """Counts a prompt exactly, before it is sent; None while a job has the model, or there is none."""
         if not self._one_at_a_time.acquire(blocking=False):
@@ -178,7 +183,7 @@ class Engine:
         try:
             if self.model is None:
                 return None
-            request = wire.Measure(tuple(messages), max_tokens, frozenset(pinned))
+            request = wire.Measure(tuple(messages), max_tokens, frozenset(pinned), think)
             unsent: Unsent = self.model.remote.call(request)
             return unsent
         except BqError:  # a text beyond all measure: sending it will say so

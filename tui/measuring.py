@@ -65,7 +65,7 @@ def checkpoint_reference(source: str, watcher: "Watcher") -> "Reference":
     def rows() -> "Iterator[Rows]":
         yield _forward_rows(forward, lambda part: watcher.loading(name, part))
 
-    files = [*conversion.checkpoint.files, folder / "config.json", folder / "tokenizer.model"]
+    files = [*conversion.checkpoint.files, folder / "config.json", conversion.vocabulary.model_path]
     marks = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
     fingerprint = {"checkpoint": str(folder.resolve()), "files": marks}
     return Reference(name, fingerprint, forward.vocabulary, rows, conversion.vocabulary.pieces)

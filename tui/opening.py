@@ -8,6 +8,7 @@ from bq.tui.conversation import Mode
 from bq.tui.settings import Settings
 
 if TYPE_CHECKING:
+    from bq.runtime.prompt_format import Think
     from bq.runtime.sampling import Sampling
     from bq.runtime.values import LoadOptions
     from bq.tui.kept_session import KeptSession
@@ -25,4 +26,5 @@ class Opening:
     max_tokens: int | None = None
     session: "KeptSession | None" = None
     resume: str | None = None
+    think: "Think | None" = None
     settings: Settings = field(default_factory=Settings)

@@ -26,6 +26,7 @@ from bq.tui.thinking import spoken
 from bq.tui.voice import Voice
 
 if TYPE_CHECKING:
+    from bq.runtime.prompt_format import Think
     from bq.runtime.values import Sampling
     from bq.tui.store import Store
 
@@ -47,6 +48,7 @@ class PlainChat:
         self._status = 0
         self._mode, self._session, self._resume = opening.mode, opening.session, opening.resume
         self._given_sampling, self._given_max_tokens = opening.sampling, opening.max_tokens
+        self.given_think = opening.think
         self._store: Store | None = None
         self._told: set[str] = set()
         self._kept = 0.0
@@ -144,6 +146,11 @@ class PlainChat:
     def max_tokens(self) -> int | None:
         return self._given_max_tokens or self.settings.max_tokens
 
+    def think(self) -> "Think":
+        """Whether the next answer begins with thoughts; what is set counts for a model that knows modes of it."""
+        knows = self.engine.model is not None and self.engine.model.info.thinks
+        return (self.given_think or self.settings.think) if knows else "auto"
+
     def change_parameters(self, changes: dict[str, float | None]) -> None:
         """Use other parameters from now on, also in place of what the command line gave."""
         self.settings = self.settings.with_parameters(changes)
@@ -217,6 +224,7 @@ class PlainChat:
             raw=talk.mode == "complete" or (talk.mode == "instruct" and is_base),
             force=True,  # a Base file's user was warned
             form=form,
+            think=self.think(),
         )
 
     def _look(self, job: Answering, voice: Voice, opened: Node) -> None:
@@ -269,7 +277,9 @@ class PlainChat:
     def _tell_left_out(self) -> None:
         """Say which rounds the model is not going to read."""
         talk = self.conversation
-        unsent = self.engine.measure(talk.messages(), self.max_tokens(), talk.pinned()) if talk.mode == "chat" else None
+        if talk.mode != "chat":
+            return
+        unsent = self.engine.measure(talk.messages(), self.max_tokens(), talk.pinned(), self.think())
         if unsent is not None and unsent.left_out:
             tell(self.left_out_text(unsent.left_out))
 

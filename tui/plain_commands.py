@@ -11,9 +11,8 @@ from bq.runtime.language import LANGUAGES, say, set_language
 from bq.tui import by_hand
 from bq.tui.conversation import instruction_text
 from bq.tui.plain_input import is_interactive, tell
-from bq.tui.slash import Command, command_named, commands, params_from
+from bq.tui.slash import Command, command_named, commands, params_from, think_from, think_text
 from bq.tui.table import table
-from bq.tui.user_files import path_named
 
 if TYPE_CHECKING:
     from bq.tui.plain import PlainChat
@@ -213,6 +212,19 @@ def _params(chat: "PlainChat", command: Command) -> None:
         tell(f"{one.option} {shown} ({one.range}): {one.does}")
 
 
+def _think(chat: "PlainChat", command: Command) -> None:
+    from bq.tui import settings
+    from bq.tui.plain import no_model
+
+    if chat.engine.model is None:
+        raise no_model()
+    if command.argument:
+        chat.given_think = think_from(command.argument, chat.engine.model.info)
+        if is_interactive():
+            settings.save(replace(settings.load(), think=chat.given_think))
+    tell(think_text(chat.think()))
+
+
 def _template(chat: "PlainChat", command: Command) -> None:
     from bq.tui.templates import templates
 
@@ -240,7 +252,7 @@ def _context(chat: "PlainChat", command: Command) -> None:
     from bq.tui.plain import no_model
 
     talk = chat.conversation
-    unsent = chat.engine.measure(talk.messages_with(""), chat.max_tokens(), talk.pinned())
+    unsent = chat.engine.measure(talk.messages_with(""), chat.max_tokens(), talk.pinned(), chat.think())
     if unsent is None:
         raise no_model()
     used, budget = unsent.prompt_tokens, unsent.budget
@@ -255,7 +267,7 @@ def _context(chat: "PlainChat", command: Command) -> None:
 
 
 def _model(chat: "PlainChat", command: Command) -> None:
-    from bq.tui.chosen_model import known_models, refuse_folder, remember_model
+    from bq.tui.chosen_model import known_models, model_named, refuse_folder, remember_model
 
     known = known_models()
     if not command.argument:
@@ -264,7 +276,7 @@ def _model(chat: "PlainChat", command: Command) -> None:
     if command.argument.isdecimal():
         path = known[_index(command.argument, len(known), "/model")]
     else:
-        path = path_named(command.argument)
+        path = model_named(command.argument)
         refuse_folder(path)
         if not path.is_file():  # or the model would be gone for nothing
             raise UsageError(say(f"There is no file {path}.", f"没有文件 {path}。"))
@@ -334,6 +346,7 @@ _COMMANDS: dict[str, Callable[["PlainChat", Command], None]] = {
     "copy": _copy,
     "system": _system,
     "params": _params,
+    "think": _think,
     "template": _template,
     "context": _context,
     "model": _model,

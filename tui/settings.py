@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bq.runtime.atomic_file import replacing
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.language import LANGUAGES, say
+from bq.runtime.prompt_format import THINK_MODES, Think
 from bq.tui.chosen_model import home
 
 if TYPE_CHECKING:
@@ -37,11 +38,15 @@ _OPTIONS = {  # a parameter, as Sampling has it, and its option
 
 @dataclass(frozen=True)
 class Settings:
-    """`language` "" is the environment's, `theme` "" the app's own; a parameter that is not there is as the model has it."""
+    """`language` "" is the environment's, `theme` "" the app's own; a parameter that is not there is as the model has it.
+
+    `think` holds for the models that know modes of it.
+    """
 
     theme: str = ""
     language: str = ""
     parameters: Mapping[str, float] = field(default_factory=dict)
+    think: Think = "auto"
 
     def with_parameters(self, changes: Mapping[str, float | None]) -> "Settings":
         """The settings with some parameters changed; None takes one out."""
@@ -79,6 +84,7 @@ def load() -> Settings:
     return Settings(
         theme=theme if isinstance(theme, str) and theme.isprintable() and len(theme) <= _THEME_CHARACTERS else "",
         language=language if language in LANGUAGES else "",
+        think=next((mode for mode in THINK_MODES if mode == found.get("think")), "auto"),
         parameters=dict(_sound(parameters)) if isinstance(parameters, dict) else {},
     )
 
@@ -89,6 +95,7 @@ def save(settings: Settings) -> None:
         for name, value in (
             ("theme", settings.theme),
             ("language", settings.language),
+            *((("think", settings.think),) if settings.think != "auto" or "think" in found else ()),
             ("parameters", dict(settings.parameters)),
         ):
             found[name] = value

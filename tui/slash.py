@@ -1,4 +1,4 @@
-"""The commands that begin with a slash, as data: the app and the line mode offer the same ones.
+"""Lines that begin with a slash, and what they may become: the app and the line mode understand the same ones.
 
 A line is a command only if a word of the letters a to z follows the slash, and then nothing or a space: a path
 (`/etc/passwd`) and `/ text` are text. A word that is no command is refused where it stands alone or is nearly one; a
@@ -9,14 +9,14 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from bq.runtime.errors import UsageError
 from bq.runtime.language import LANGUAGES, say
+from bq.runtime.prompt_format import THINK_MODES, Think
+from bq.runtime.values import ModelInfo
 from bq.tui.settings import describe_parameters, parameter_named, parse_parameter
-
-Place = Literal["app", "plain"]
-Takes = Literal["nothing", "perhaps", "something"]
+from bq.tui.slash_commands import COMMANDS, Place
+from bq.tui.slash_commands import Slash as Slash  # where it is looked for
 
 _LINE = re.compile(r"/([a-z]+)(!?)(?:\s+(.*))?", re.DOTALL)
 _NEAR = 0.75  # of difflib's ratio: a word and a letter that is wrong or missing
@@ -26,28 +26,6 @@ _ALSO = {  # what other programs call them, for the hint alone
     "models": "model", "set": "params", "resume": "open", "sessions": "list", "history": "list", "search": "find",
     "reset": "clear", "branch": "fork", "title": "rename", "language": "lang", "h": "help",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Slash:
-    """A command. `shape` is how its argument is written, in both languages; `forced`: a `!` behind it overwrites."""
-
-    name: str
-    shape: tuple[str, str]
-    text: tuple[str, str]
-    takes: Takes = "perhaps"
-    places: tuple[Place, ...] = ("app", "plain")
-    forced: bool = False
-
-    @property
-    def usage(self) -> str:
-        """`/export FILE`, in the language in use."""
-        return f"/{self.name} {say(*self.shape)}".rstrip()
-
-    @property
-    def does(self) -> str:
-        """What it does, in the language in use."""
-        return say(*self.text)
 
 
 @dataclass(frozen=True)
@@ -67,104 +45,6 @@ class Completion:
     does: str = ""
 
 
-_NOTHING = ("", "")
-
-COMMANDS: tuple[Slash, ...] = (
-    Slash("help", ("[COMMAND]", "[命令]"), ("Show the commands, or one of them.", "显示全部命令，或其中一个。")),
-    Slash("new", _NOTHING, ("Begin another conversation.", "开始新的对话。"), "nothing"),
-    Slash("list", ("[TEXT]", "[文字]"), ("Show the conversations, those with this text.", "列出对话，可按文字筛选。")),
-    Slash(
-        "open", ("NUMBER", "编号"), ("Go on with a conversation of the list.", "继续列表中的一个对话。"), "something"
-    ),
-    Slash("find", ("TEXT", "文字"), ("Search all conversations.", "搜索所有对话。"), "something"),
-    Slash("rename", ("TITLE", "标题"), ("Give the conversation a title.", "为对话命名。"), "something"),
-    Slash(
-        "delete", ("[NUMBER]", "[编号]"), ("Delete this conversation, or one of the list.", "删除当前或列表中的对话。")
-    ),
-    Slash(
-        "retry",
-        _NOTHING,
-        ("Answer the last question anew; the old answer is kept.", "重新回答，旧回答保留。"),
-        "nothing",
-    ),
-    Slash(
-        "continue",
-        _NOTHING,
-        ("Go on with an answer that was cut off or stopped.", "续写被截断或停止的回答。"),
-        "nothing",
-    ),
-    Slash(
-        "edit",
-        ("[TEXT]", "[文字]"),
-        ("Ask the last question in other words; the old one is kept.", "修改上一个问题后重新提问，旧的保留。"),
-    ),
-    Slash("undo", _NOTHING, ("Take the last question and its answer back.", "撤回最后一问一答。"), "nothing"),
-    Slash("clear", _NOTHING, ("Take all questions and answers back.", "撤回全部问答。"), "nothing"),
-    Slash(
-        "fork",
-        _NOTHING,
-        ("Go on in a copy; this conversation stays as it is.", "在副本中继续，原对话不变。"),
-        "nothing",
-    ),
-    Slash(
-        "pin",
-        _NOTHING,
-        ("Keep the last round in the context, or no longer.", "让最后一轮始终留在上下文中，或取消。"),
-        "nothing",
-    ),
-    Slash("copy", _NOTHING, ("Copy the last answer.", "复制最后的回答。"), "nothing"),
-    Slash(
-        "system",
-        ("[TEXT | -]", "[文字 | -]"),
-        ("Show or set the system prompt; - for none.", "查看或设置系统提示；- 清除。"),
-    ),
-    Slash(
-        "params",
-        ("[temp 0.7 | reset]", "[temp 0.7 | reset]"),
-        ("Show or set how answers are drawn.", "查看或设置采样参数。"),
-    ),
-    Slash("template", ("[NAME TEXT]", "[名称 文字]"), ("Give a ready-made instruction.", "使用指令模板。")),
-    Slash(
-        "context",
-        _NOTHING,
-        ("Show what the context holds and would leave out.", "查看上下文的占用与取舍。"),
-        "nothing",
-    ),
-    Slash(
-        "model",
-        ("[NUMBER | FILE]", "[编号 | 文件]"),
-        ("Show the models, or load another one.", "列出模型，或加载另一个。"),
-    ),
-    Slash(
-        "compare",
-        ("[FILE]", "[文件]"),
-        ("Ask two models the same and see both answers.", "让两个模型回答同一问题并对照。"),
-        places=("app",),
-    ),
-    Slash(
-        "save",
-        ("[TITLE]", "[标题]"),
-        ("Save now, under a title (each message is saved anyway).", "立即保存并命名（每条消息都会自动保存）。"),
-    ),
-    Slash(
-        "export",
-        ("[FILE]", "[文件]"),
-        (
-            "Write the conversation to a .md or .json file; export! replaces one.",
-            "导出为 .md 或 .json 文件；export! 可覆盖。",
-        ),
-        forced=True,
-    ),
-    Slash(
-        "import",
-        ("FILE", "文件"),
-        ("Read a conversation from a .md or .json file.", "从 .md 或 .json 文件导入对话。"),
-        "something",
-    ),
-    Slash("lang", ("en | zh", "en | zh"), ("Choose the language.", "选择界面语言。"), "something"),
-    Slash("theme", ("[NAME]", "[名称]"), ("Choose the colours.", "选择配色。"), places=("app",)),
-    Slash("quit", _NOTHING, ("Quit.", "退出。"), "nothing"),
-)
 _BY_NAME = {one.name: one for one in COMMANDS}
 
 
@@ -261,6 +141,27 @@ def params_from(text: str) -> dict[str, float | None]:
     return changes
 
 
+def think_from(text: str, model: ModelInfo) -> Think:
+    """The mode that `/think` sets. Raises UsageError for one that does not exist, or that the model does not know."""
+    wanted = next((mode for mode in THINK_MODES if mode == text.lower()), None)
+    if wanted is None:
+        raise UsageError(say(f"There is no thinking mode {text}.", f"没有思考模式 {text}。"), "/think on | off | auto")
+    if wanted != "auto" and not model.thinks:
+        from bq.runtime.file_prompt import think_refusal
+
+        raise think_refusal(model.name)
+    return wanted
+
+
+def think_text(think: Think) -> str:
+    """What a thinking mode means, in a line."""
+    return {
+        "on": say("The model thinks before each answer.", "模型每次回答前都会思考。"),
+        "off": say("The model answers without thinking.", "模型不思考，直接回答。"),
+        "auto": say("The model decides by itself whether it thinks.", "是否思考由模型自行决定。"),
+    }[think]
+
+
 def _value(name: str, text: str | None, word: str) -> float | None:
     if text is None:
         raise UsageError(
@@ -274,6 +175,8 @@ def _arguments(word: str, place: Place) -> Mapping[str, str]:
     """The arguments that are the same everywhere."""
     if word == "params":
         return {one.option: f"{one.range}. {one.does}" for one in describe_parameters()} | {"reset": ""}
+    if word == "think":
+        return dict.fromkeys(THINK_MODES, "")
     if word == "lang":
         return dict.fromkeys(LANGUAGES, "")
     if word == "help":

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Literal
 from bq.runtime.errors import BqError, Cancelled, UsageError
 from bq.runtime.language import say
 from bq.runtime.prompt import Message
+from bq.runtime.prompt_format import Think
 from bq.runtime.values import ModelInfo, Sampling, Stats, Step
 from bq.tui.answer_form import AnswerForm
 from bq.tui.wire_values import WireError as WireError
@@ -41,7 +42,8 @@ class Question:
     """All that one answer needs. If the last message is the assistant's, its text is continued.
 
     `pinned` rounds, 0 being the first, stay in the context. `raw` goes on from the last message's text without roles, as
-    Base models do; `force` chats although it is one. `top_tokens` alternatives are told for each token.
+    Base models do; `force` chats although it is one. `top_tokens` alternatives are told for each token. `think` is as in
+    bq.runtime's Options.
     """
 
     messages: tuple[Message, ...]
@@ -52,6 +54,7 @@ class Question:
     force: bool = False
     form: AnswerForm | None = None
     top_tokens: int = 0
+    think: Think = "auto"
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Measure:
     messages: tuple[Message, ...]
     max_tokens: int | None
     pinned: frozenset[int]
+    think: Think = "auto"
 
 
 @dataclass(frozen=True)

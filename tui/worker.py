@@ -190,11 +190,12 @@ class Worker:
         }
         if question.raw:
             return model.complete(_text_of(question.messages), **options)
+        options["think"] = question.think
         return model.chat(question.messages, force=question.force, pinned=question.pinned, **options)
 
     def _measure(self, request: wire.Measure) -> wire.Unsent:
         model = self._loaded()
-        prompt = model.measure(request.messages, request.max_tokens, request.pinned)
+        prompt = model.measure(request.messages, request.max_tokens, request.pinned, request.think)
         draft = model.count(request.messages[-1].content)
         return wire.Unsent(len(prompt.ids), prompt.budget, frozenset(prompt.left_out), draft)
 

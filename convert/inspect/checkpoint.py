@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bq.convert.checkpoint import Checkpoint, open_checkpoint, read_json, refuse_pointer
-from bq.convert.config import POSITIONS, ModelConfig, read_config
+from bq.convert.config import read_config
 from bq.convert.convert import Conversion, in_mixture, prepare, with_importance
 from bq.convert.identity import folder_roles
 from bq.convert.importance import TO_COME
 from bq.convert.inspect.model import ModelShape
 from bq.convert.inspect.vocabulary import VocabularyReport, vocabulary_of_tokenizer
 from bq.convert.mixture import ALL_MIXTURES, DEFAULT_MIXTURE
+from bq.convert.model_config import POSITIONS, ModelConfig
 from bq.convert.safetensors_file import read_safetensors_file
 from bq.convert.source import ITEM_SIZES, SourceTensor
 from bq.convert.torch_file import read_torch_file
@@ -35,10 +36,12 @@ _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _COMPANIONS = (
     "config.json",
     "tokenizer.model",
+    "tokenizer.json",
     "generation_config.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    "chat_template.jinja",
     "modeling_baichuan.py",
     *_INDEXES,
 )
@@ -196,8 +199,10 @@ def _shape(config: Mapping[str, Any], checked: ModelConfig | None) -> ModelShape
     if checked is not None:
         base = checked.rope_base if checked.position == "rope" else None
         heads = checked.heads
-        sizes = checked.hidden, checked.blocks, heads, checked.head_width, heads, checked.ffn, checked.context
-        return ModelShape(*sizes, checked.position, base)
+        kv_heads, ffn = checked.kv_heads, checked.experts.ffn if checked.experts else checked.ffn
+        sizes = checked.hidden, checked.blocks, heads, checked.head_width, kv_heads, ffn, checked.context
+        experts = (checked.experts.total, checked.experts.used) if checked.experts else (0, 0)
+        return ModelShape(*sizes, checked.position, base, *experts)
 
     def count(*keys: str) -> int:
         found = (config.get(key) for key in keys)
@@ -216,6 +221,8 @@ def _shape(config: Mapping[str, Any], checked: ModelConfig | None) -> ModelShape
         count("model_max_length", "max_position_embeddings"),
         "rope" if theta else POSITIONS.get(blocks, "") if config.get("model_type") == "baichuan" else "",
         theta,
+        count("num_experts"),
+        count("num_experts_per_tok"),
     )
 
 

@@ -143,7 +143,9 @@ def _matrix_report(path: Path, matrix: ImportanceMatrix) -> MatrixReport:
 
 def _matrix_entry(matrix: ImportanceMatrix, name: str) -> MatrixEntry:
     sums = matrix.entries[name]
-    importance = (sums.squares.astype(np.float64) / sums.count) if sums.count > 0 else np.zeros(len(sums.squares))
+    counts = np.array(sums.expert_counts or [sums.count])[:, np.newaxis]
+    squares = sums.squares.astype(np.float64).reshape(len(counts), -1)
+    importance = np.where(counts > 0, squares / np.maximum(counts, 1), 0.0).reshape(-1)
     return MatrixEntry(
         name,
         len(importance),

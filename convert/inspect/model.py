@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bq.convert.config import POSITIONS
 from bq.convert.inspect.gguf_remains import Remains, TensorLine, read_remains
 from bq.convert.inspect.vocabulary import VocabularyReport, vocabulary_of_file
+from bq.convert.model_config import POSITIONS
 from bq.convert.named_release import name_file
 from bq.runtime.errors import BqError
 from bq.runtime.evaluation.figures import Figures, read_figures
 from bq.runtime.gguf_file import GgufFile
 from bq.runtime.known import describe_file, file_warnings, generation_of
 from bq.runtime.language import say
-from bq.runtime.releases import KV_BYTES_PER_ELEMENT
-from bq.runtime.structure import ARCHITECTURE, check_structure
+from bq.runtime.releases import KV_BYTES_PER_ELEMENT, Release, find_release
+from bq.runtime.structure import ARCHITECTURE, ARCHITECTURES, check_structure
+from bq.runtime.structure_shape import expert_width
 
 UNKNOWN_MIXTURE = "?"  # as bq.runtime.known has it
 DEFAULT_ROPE_BASE = 10000.0  # llama.cpp's where the file gives none
@@ -48,6 +49,8 @@ class ModelShape:
     context: int
     position: str
     rope_base: float | None
+    experts: int = 0  # `ffn` is the width of one then
+    experts_used: int = 0  # by each token
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -149,11 +152,11 @@ def describe_model(remains: Remains) -> ModelReport:
     """The report of a file that was read already."""
     file = remains.file
     architecture = file.text("general.architecture")
-    is_ours = architecture == ARCHITECTURE
-    known, generation = describe_file(file), generation_of(file) if is_ours else None
+    is_ours = architecture in ARCHITECTURES
+    known, generation = describe_file(file), generation_of(file) if architecture == ARCHITECTURE else None
     shape = _shape(file, architecture)
     named = name_file(file, generation) if generation else None
-    release = named.release if named else None
+    release = named.release if named else _release(file, shape) if is_ours else None
     return ModelReport(
         path=file.path,
         size_bytes=file.size_bytes,
@@ -176,6 +179,13 @@ def describe_model(remains: Remains) -> ModelReport:
         problems=tuple(_problems(remains)),
         has_whole_header=remains.has_whole_header,
     )
+
+
+def _release(file: GgufFile, shape: ModelShape) -> Release | None:
+    """The release that a Baichuan-M2 or M3 calls itself, if it has its shape."""
+    found = find_release(file.text("general.name"))
+    layout = found.layout if found else None
+    return found if layout and (layout.hidden, layout.blocks) == (shape.hidden, shape.blocks) else None
 
 
 def _problems(remains: Remains) -> Iterator[BqError]:
@@ -213,10 +223,12 @@ def _shape(file: GgufFile, architecture: str) -> ModelShape:
         heads=heads,
         head_width=count("attention.key_length", hidden // heads if heads else 0),
         kv_heads=count("attention.head_count_kv", heads),
-        ffn=count("feed_forward_length"),
+        ffn=expert_width(file) if count("expert_count") else count("feed_forward_length"),
         context=count("context_length"),
         position=position,
         rope_base=base,
+        experts=count("expert_count"),
+        experts_used=count("expert_used_count"),
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from bq.convert.vocabulary import TokenType, Vocabulary
 from bq.runtime.gguf_file import GgufFile
 from bq.runtime.known import roles_of
+from bq.runtime.prompt_format import CHATML
 from bq.runtime.structure import ARCHITECTURE
 from bq.runtime.tokenizer import DUMMY_PREFIX_KEY
 
@@ -91,24 +92,25 @@ def vocabulary_of_file(file: GgufFile) -> VocabularyReport | None:
 
 def vocabulary_of_tokenizer(vocabulary: Vocabulary, roles: tuple[int, int] | None) -> VocabularyReport:
     """A checkpoint's vocabulary as its GGUF file would have it; `roles` None where they mean nothing."""
-    uses = {"bos": vocabulary.bos, "eos": vocabulary.eos, "unknown": vocabulary.unk, "padding": vocabulary.pad}
-    if roles is not None:
+    numbers = {"bos": vocabulary.bos, "eos": vocabulary.eos, "unknown": vocabulary.unk, "padding": vocabulary.pad}
+    uses = {use: number for use, number in numbers.items() if number >= 0}
+    if roles is not None and vocabulary.prompt != CHATML:  # there a role is a word
         uses |= {"user": roles[0], "assistant": roles[1]}
     return VocabularyReport(
-        model="llama",
+        model=vocabulary.model,
         size=len(vocabulary.pieces),
         kinds=_kinds(vocabulary.pieces, vocabulary.types),
         special=_special(uses, vocabulary.pieces, vocabulary.types),
         add_space_prefix=False,
         add_bos=False,
         add_eos=False,
-        add_dummy_prefix=vocabulary.add_dummy_prefix,
+        add_dummy_prefix=vocabulary.add_dummy_prefix if vocabulary.model == "llama" else None,
         padding=vocabulary.padding,
         added=vocabulary.added,
-        chat_template="",
+        chat_template=vocabulary.template,
         pieces=vocabulary.pieces,
         types=vocabulary.types,
-        scores=vocabulary.scores,
+        scores=vocabulary.scores if vocabulary.model == "llama" else (),
     )
 
 

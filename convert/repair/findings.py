@@ -5,12 +5,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from bq.convert.chat_template import chat_template
 from bq.convert.identity import Identity
-from bq.convert.metadata import chat_template
+from bq.convert.model_config import BAICHUAN
 from bq.convert.repair.head import OUTPUT, SCALED, Head
 from bq.convert.repair.metadata import EOT_KEY, HEAD_KEYS, TEMPLATE_KEY
 from bq.convert.repair.vocabulary import SCORES, TOKENS, TYPES, RightVocabulary, role_ids
+from bq.convert.verify.byte_level_checks import byte_level_checks
+from bq.convert.verify.check import make_again
 from bq.convert.vocabulary import TokenType
+from bq.runtime.errors import UsageError
 from bq.runtime.ggml import GgmlType
 from bq.runtime.gguf_file import GgufFile
 from bq.runtime.language import Both, say
@@ -54,6 +58,28 @@ class Finding:
         """What is found and what is done, in the reader's language."""
         end = say(".", "。")
         return self.what.here + end, self.done.here + end
+
+
+def refuse_later_models(file: GgufFile) -> None:
+    """Raise UsageError for a Baichuan-M2 or M3, saying what is wrong with it, or that nothing is: its faults are of other kinds."""
+    if file.architecture == BAICHUAN:
+        return
+    name, wrong = file.path.name, [one for one in byte_level_checks(file) if one.verdict != "pass"]
+    if not wrong:
+        raise UsageError(
+            say(
+                f"There is nothing to repair in {name}: its pieces, stops and template are as Baichuan-M2 and M3 have them.",
+                f"{name} 无需修复：其词元、停止标记与对话模板与 Baichuan-M2、M3 一致。",
+            ),
+            say("`bq verify` checks everything else.", "其余内容可用 `bq verify` 检查。"),
+        )
+    raise UsageError(
+        say(
+            f"bq repairs files of Baichuan 1 and 2; of {name}, a {file.architecture}: {wrong[0].text.rstrip('.')}.",
+            f"bq 只修复 Baichuan 1 与 2 的文件；{name}（{file.architecture}）的问题：{wrong[0].text}",
+        ),
+        make_again(),
+    )
 
 
 def find_faults(

@@ -8,7 +8,7 @@ from pathlib import Path
 from bq.convert.identity import Identity
 from bq.convert.named_release import name_file
 from bq.convert.norm_head import NormHead
-from bq.convert.repair.findings import Finding, find_faults
+from bq.convert.repair.findings import Finding, find_faults, refuse_later_models
 from bq.convert.repair.gguf_rewrite import Rewrite, raw_keys, stamp_of
 from bq.convert.repair.head import OUTPUT, Head, judge_head
 from bq.convert.repair.metadata import HEAD_KEYS, identify_file, new_keys, replaced_names, wanted_keys
@@ -94,6 +94,7 @@ def _check_runnable(file: GgufFile) -> None:
     """A vocabulary without a model is welcome too."""
     if file.tensors:
         check_structure(file)
+        refuse_later_models(file)
         return
     architecture = file.text("general.architecture", "?")[:40]
     if architecture != ARCHITECTURE:

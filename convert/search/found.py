@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bq.convert.mixture import MIXTURES, Mixture, tensor_type
+from bq.convert.mixture import MIXTURES, Mixture
 from bq.convert.search.choose import Cost, choose
 from bq.convert.search.groups import Group, Option, matrices_outside, vector_weights
+from bq.convert.tensor_types import Traits, tensor_type, traits_of_file
 from bq.runtime.errors import UsageError
 from bq.runtime.ggml import GgmlType, row_bytes
 from bq.runtime.gguf_file import GgufFile
@@ -91,20 +92,20 @@ def rivals(file: GgufFile, groups: Sequence[Group], harms: Harms) -> list[Rival]
 
 
 def _rival(file: GgufFile, groups: Sequence[Group], harms: Harms, mixture: Mixture) -> Rival:
-    blocks = file.count("baichuan.block_count")
+    traits = traits_of_file(file)
     size, harm = matrices_outside(file, groups), 0.0
     is_known = True
     for group in groups:
-        for kind, weights, matrix_bytes in _types(file, group, mixture, blocks):
+        for kind, weights, matrix_bytes in _types(file, group, mixture, traits):
             size += matrix_bytes
             is_known &= (group.name, kind) in harms
             harm += harms.get((group.name, kind), 0.0) * weights / group.weights
     return Rival(mixture, size, harm if is_known else None)
 
 
-def _types(file: GgufFile, group: Group, mixture: Mixture, blocks: int) -> Iterator[tuple[GgmlType, int, int]]:
+def _types(file: GgufFile, group: Group, mixture: Mixture, traits: Traits) -> Iterator[tuple[GgmlType, int, int]]:
     """Type, weights and bytes of each matrix of a group in a mixture."""
     for name in group.tensors:
         rows, columns = file.tensors[name].shape
-        kind = tensor_type(mixture, name, columns, blocks)
+        kind = tensor_type(mixture, name, columns, traits)
         yield kind, rows * columns, rows * row_bytes(kind, columns)

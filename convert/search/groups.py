@@ -48,16 +48,32 @@ class Group:
 def groups_of(
     file: GgufFile, formats: Sequence[GgmlType] = FORMATS, important: Container[str] = ()
 ) -> tuple[Group, ...]:
-    """The groups of a checked Baichuan file's matrices. Raises UsageError for formats of which none fits.
+    """The groups of a checked file's matrices. Raises UsageError for formats of which none fits, and for a mixture of experts.
 
     `important` are the matrices that an importance matrix has an entry for; only they can have formats that need one.
     """
-    blocks = file.count("baichuan.block_count")
+    blocks = file.shape_count("block_count")
+    if file.shape_count("expert_count"):
+        raise _of_experts()
     by_name: dict[str, list[TensorEntry]] = {}
     for entry in file.tensors.values():
         if len(entry.shape) == 2:
             by_name.setdefault(_group_name(entry.name, blocks), []).append(entry)
     return tuple(_group(name, entries, formats, important) for name, entries in by_name.items())
+
+
+def _of_experts() -> UsageError:
+    """A matrix of a few experts that are hardly used would be measured by what others do."""
+    return UsageError(
+        say(
+            "This is a mixture of experts, whose types `bq search` cannot choose yet.",
+            "这是混合专家模型，`bq search` 尚不能为其选择类型。",
+        ),
+        say(
+            "Use one of llama.cpp's mixtures, with --calibrate: `bq convert CHECKPOINT -q IQ4_XS --calibrate`.",
+            "请使用 llama.cpp 的混合量化并加 --calibrate：`bq convert 检查点 -q IQ4_XS --calibrate`。",
+        ),
+    )
 
 
 def matrices_outside(file: GgufFile, groups: Iterable[Group]) -> int:

@@ -132,7 +132,7 @@ class _Rounding:
         return cls(loaded.kernels, source.importance)
 
     def __call__(self, name: str, kind: GgmlType, rows: F32Array) -> F32Array:
-        importance = column_weights(self.importance, name, rows.shape[1], kind)
+        importance = column_weights(self.importance, name, (rows.shape[1],), kind)
         kernel = self.kernels.get(kind)
         packed = None
         if kernel is not None:

@@ -147,7 +147,7 @@ def _refuse_misfit(file: GgufFile, importance: Importance | None) -> None:
     columns = {name: entry.shape[1] for name, entry in file.tensors.items() if len(entry.shape) == 2}
     refuse_strange(importance, list(columns))
     for name, count in columns.items():
-        column_weights(importance, name, count, GgmlType.Q4_K)
+        column_weights(importance, name, (count,), GgmlType.Q4_K)
 
 
 def _refuse_without_importance(formats: Sequence[GgmlType], imatrix: Path | None) -> None:

@@ -15,7 +15,7 @@ from bq.convert.verify.value_checks import packed_rows
 from bq.runtime import ggml
 from bq.runtime.gguf_file import GgufFile
 
-Kind = Literal["zeros", "order", "raw-head", "normalised-head", "other-tensor", "scaled", "rows", "unknown"]
+Kind = Literal["zeros", "order", "raw-head", "normalised-head", "other-tensor", "experts", "scaled", "rows", "unknown"]
 _SAMPLE = 16  # rows that are looked at
 _GLANCE = (0, -1)  # those of the sample that are looked at first, for there are many candidates
 _FITTING = 0.9  # of them, for a cause to be the cause
@@ -25,7 +25,9 @@ _ALIKE = 0.9  # cosine of rows that differ by their lengths alone, quantization 
 
 @dataclass(frozen=True)
 class Cause:
-    """What was found in place of a tensor; `other` is the tensor that its rows are of."""
+    """What was found in place of a tensor; `other` is the tensor that its rows are of, or two experts, of which the first has the
+    place of the second.
+    """
 
     kind: Kind
     tensor: Compared
@@ -41,13 +43,15 @@ def find_cause(file: GgufFile, wrong: Compared, every: Sequence[PlannedTensor]) 
         whole = len(bad) > _FEW_ROWS * wrong.planned.rows
         return Cause("zeros" if whole else "rows", wrong)
     limit = row_error(wrong.entry.kind)
+    if experts := _misplaced_expert(file, wrong, bad, limit):
+        return Cause("experts", wrong, experts)
     for kind, other, candidate in _candidates(wrong.planned, every):
         is_likely = any(_fits(found[[i]], _rows_of(candidate, rows[[i]]), limit) for i in _GLANCE)
         if is_likely and _fits(found, _rows_of(candidate, rows), limit):
             return Cause(kind, wrong, other)
     if len(bad) <= _FEW_ROWS * wrong.planned.rows:
         return Cause("rows", wrong)
-    is_matrix = len(wrong.planned.shape) == 2  # the weights of a norm are all positive, and so near to any other's
+    is_matrix = len(wrong.planned.shape) > 1  # the weights of a norm are all positive, and so near to any other's
     return Cause("scaled" if is_matrix and _is_scaled(found, _rows_of(wrong.planned, rows)) else "unknown", wrong)
 
 
@@ -62,6 +66,21 @@ def _candidates(planned: PlannedTensor, every: Sequence[PlannedTensor]) -> Itera
             yield "other-tensor", other.name, other
             if other.head_width is not None:
                 yield "other-tensor", other.name, replace(other, head_width=None)
+
+
+def _misplaced_expert(file: GgufFile, wrong: Compared, bad: npt.NDArray[np.intp], limit: float) -> str:
+    """Which expert stands in the place of which, "3 2", by the first one that is wrong; "" if none does."""
+    if not wrong.planned.others:
+        return ""
+    height = wrong.planned.shape[1]
+    place = int(bad[0]) // height
+    own = bad[bad // height == place]
+    rows = own[np.linspace(0, len(own) - 1, min(_SAMPLE, len(own)), dtype=int)]
+    found = _file_rows(file, wrong, rows)
+    for expert in range(wrong.planned.shape[0]):
+        if expert != place and _fits(found, _rows_of(wrong.planned, rows + (expert - place) * height), limit):
+            return f"{expert} {place}"
+    return ""
 
 
 def _distance(one: str, other: str) -> int:

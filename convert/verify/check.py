@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from bq.convert.model_config import BAICHUAN
 from bq.runtime.language import say
 
 Verdict = Literal["pass", "warning", "failure"]
@@ -40,8 +41,10 @@ def has_failed(checks: Iterable[Check]) -> bool:
     return any(check.verdict == "failure" for check in checks)
 
 
-def mend() -> str:
-    """The remedy for what `bq repair` can set right."""
+def mend(architecture: str = BAICHUAN) -> str:
+    """The remedy for what `bq repair` can set right in a Baichuan 1 or 2, and another conversion in a later one."""
+    if architecture != BAICHUAN:
+        return make_again()
     return say(
         "Mend it with `bq repair`, or convert the checkpoint again.", "请用 `bq repair` 修复，或重新转换检查点。"
     )

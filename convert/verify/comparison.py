@@ -14,6 +14,7 @@ import numpy.typing as npt
 from bq.convert.plan import PlannedTensor
 from bq.convert.quantizer import Quantizer
 from bq.convert.rows import wide_rows
+from bq.convert.verify.blas import one_thread_each
 from bq.convert.verify.limits import TINY_WEIGHT
 from bq.convert.verify.value_checks import packed_rows
 from bq.runtime import ggml
@@ -86,7 +87,7 @@ def compare(
     for kind in {entry.kind for entry in entries}:
         ggml.prepare(kind)
     whole, done = sum(tensor.weights for tensor in tensors), 0
-    with ThreadPoolExecutor(threads, thread_name_prefix="verify") as pool:
+    with one_thread_each(), ThreadPoolExecutor(threads, thread_name_prefix="verify") as pool:
         for tensor, entry in zip(tensors, entries, strict=True):
             progress(done / whole, tensor.name)
             yield _compare(file, tensor, entry, quantizer, pool)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bq.convert.verify.byte_level_checks import byte_level_checks
 from bq.convert.verify.check import Check, failed, passed
 from bq.convert.verify.model_checks import model_checks
 from bq.convert.verify.value_checks import value_checks
@@ -12,14 +13,16 @@ from bq.runtime.gguf_file import GgufFile, read_gguf
 from bq.runtime.known import describe_file, generation_of
 from bq.runtime.language import say
 from bq.runtime.structure import check_structure
+from bq.runtime.structure_vocabulary import BYTE_LEVEL, MODEL
 
 _SHOWN_VERSION = 20  # characters
+LAYOUTS = {"qwen2": "Qwen2 (Baichuan-M2)", "qwen3moe": "Qwen3-MoE (Baichuan-M3)"}
 
 
 def check_file(path: Path, threads: int, progress: Callable[[float], None] = lambda _: None) -> Iterator[Check]:
     """Every check, quick ones first; a broken structure is a failure that ends them. `progress` hears of the values.
 
-    Raises UsageError for what is no Baichuan model at all.
+    Raises UsageError for what is no model that bq runs.
     """
     try:
         file = read_gguf(path)
@@ -30,7 +33,7 @@ def check_file(path: Path, threads: int, progress: Callable[[float], None] = lam
         yield failed("structure", error.cause, error.remedy or "")
         return
     yield _structure(file)
-    yield from vocabulary_checks(file)
+    yield from (byte_level_checks if file.text(MODEL) == BYTE_LEVEL else vocabulary_checks)(file)
     yield from model_checks(file)
     yield from value_checks(file, threads, progress)
 
@@ -38,14 +41,15 @@ def check_file(path: Path, threads: int, progress: Callable[[float], None] = lam
 def _structure(file: GgufFile) -> Check:
     """The first line says what the file is, and who made it."""
     known, tensors, keys = describe_file(file), len(file.tensors), len(file.metadata)
-    generation, version = generation_of(file) or "?", file.text("bq.version")[:_SHOWN_VERSION]
+    family = LAYOUTS.get(file.architecture) or f"Baichuan {generation_of(file) or '?'}"
+    version = file.text("bq.version")[:_SHOWN_VERSION]
     maker = say(f"bq {version}", f" bq {version} ") if version else say("another program", "其他程序")
     return passed(
         "structure",
         say(
-            f"{known.name}: Baichuan {generation}, {known.variant}, {known.mixture}, {file.size_bytes / 2**30:.2f} GiB, made by "
+            f"{known.name}: {family}, {known.variant}, {known.mixture}, {file.size_bytes / 2**30:.2f} GiB, made by "
             f"{maker}; {tensors} tensors and {keys} keys, all in their place.",
-            f"{known.name}：Baichuan {generation}，{known.variant}，{known.mixture}，{file.size_bytes / 2**30:.2f} GiB，由{maker}"
+            f"{known.name}：{family}，{known.variant}，{known.mixture}，{file.size_bytes / 2**30:.2f} GiB，由{maker}"
             f"生成；{tensors} 个张量与 {keys} 个键，结构完整。",
         ),
         name=known.name,

@@ -1,43 +1,37 @@
 """The file's vocabulary and settings beside the checkpoint's, and the token ids of texts by both tokenizers."""
 
+import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from bq.convert.convert import Conversion
-from bq.convert.metadata import chat_template
 from bq.convert.read_back import PROBES
-from bq.convert.verify.check import Check, failed, listed, mend, passed, warned
+from bq.convert.verify.check import Check, failed, mend, passed
+from bq.convert.verify.oracle import Oracle, oracle_of
+from bq.convert.verify.settings_check import settings_check
 from bq.convert.verify.vocabulary_checks import file_vocabulary
 from bq.convert.vocabulary import TokenType, Vocabulary
 from bq.runtime.evaluation.texts import sample_text
 from bq.runtime.gguf_file import GgufFile
-from bq.runtime.known import generation_of, roles_of
 from bq.runtime.language import say
+from bq.runtime.structure_vocabulary import BYTE_LEVEL
 from bq.runtime.tokenizer import load_tokenizer
 
 _SAMPLE_LINES = 400  # of the bundled text, each a text of its own
 _SHOWN_IDS, _SHOWN_TEXT = 12, 40
-_OFFICIAL = "official"
-_CLOSE = 1e-6  # relative; the file's numbers are float32
+
+_Piece = tuple[str, float, int]  # text, score, type
 
 
 def token_checks(path: Path, file: GgufFile, conversion: Conversion) -> Iterator[Check]:
     """Vocabulary, settings and token ids."""
     yield _vocabulary(file, conversion.vocabulary)
-    yield _settings(file, conversion)
-    yield _token_ids(path, conversion)
-
-
-def reference_tokenizer(vocabulary: Vocabulary) -> Any:
-    """SentencePiece with the checkpoint's own model."""
-    import sentencepiece
-
-    return sentencepiece.SentencePieceProcessor(model_file=str(vocabulary.model_path))
+    yield settings_check(file, conversion)
+    yield _token_ids(path, file, conversion)
 
 
 def _vocabulary(file: GgufFile, expected: Vocabulary) -> Check:
-    """Every piece with its score and type."""
+    """Every piece with its score and type, and every merge."""
     found = file_vocabulary(file)
     if len(found.pieces) != len(expected.pieces):
         return failed(
@@ -48,123 +42,71 @@ def _vocabulary(file: GgufFile, expected: Vocabulary) -> Check:
             ),
             say("Give the checkpoint that the file was made from.", "请给出生成此文件的检查点。"),
         )
-    ours = list(zip(expected.pieces, map(_single, expected.scores), expected.types, strict=True))
-    theirs = list(zip(found.pieces, found.scores, found.types, strict=True))
+    ours, theirs = _pieces(expected), _pieces(found)
     wrong = [
         i
         for i, (one, other) in enumerate(zip(ours, theirs, strict=True))
         if one != other and not _is_padding(one, other)
     ]
-    if not wrong:
-        text = say(
-            f"{len(ours):,} pieces with their scores and types are the tokenizer's.",
-            f"{len(ours):,} 个词元及其分数、类型与分词器一致。",
-        )
-        return passed("vocabulary", text, pieces=len(ours))
-    first = wrong[0]
-    return failed(
-        "vocabulary",
-        say(
-            f"{len(wrong):,} pieces differ; {first} is {_described(theirs[first])}, expected {_described(ours[first])}.",
-            f"{len(wrong):,} 个词元不同；{first} 为 {_described(theirs[first])}，应为 {_described(ours[first])}。",
-        ),
-        mend(),
-        pieces=wrong[:100],
+    if wrong:
+        return _other_pieces(file, wrong, theirs[wrong[0]], ours[wrong[0]])
+    if found.merges != expected.merges:
+        return _other_merges(file, found.merges, expected.merges)
+    kept = say("merges", "合并规则") if expected.model == BYTE_LEVEL else say("scores", "分数")
+    text = say(
+        f"{len(ours):,} pieces with their {kept} and types are the tokenizer's.",
+        f"{len(ours):,} 个词元及其{kept}、类型与分词器一致。",
     )
+    return passed("vocabulary", text, pieces=len(ours))
+
+
+def _pieces(vocabulary: Vocabulary) -> list[_Piece]:
+    return list(zip(vocabulary.pieces, map(_single, vocabulary.scores), vocabulary.types, strict=True))
 
 
 def _single(score: float) -> float:
     """A score as the file's float32 has it."""
-    import struct
-
     value: float = struct.unpack("<f", struct.pack("<f", score))[0]
     return value
 
 
-def _is_padding(one: tuple[str, float, int], other: tuple[str, float, int]) -> bool:
+def _is_padding(one: _Piece, other: _Piece) -> bool:
     """Rows beyond the tokenizer; each program gives them names of its own, and no text has them."""
     return one[2] == TokenType.UNUSED and other[2] in (TokenType.UNUSED, TokenType.CONTROL, TokenType.USER_DEFINED)
 
 
-def _described(piece: tuple[str, float, int]) -> str:
+def _described(piece: _Piece) -> str:
     text, score, kind = piece
     name = TokenType(kind).name if kind in TokenType.__members__.values() else str(kind)
     return f"{text[:_SHOWN_TEXT]!r} ({score:g}, {name})"
 
 
-def _settings(file: GgufFile, conversion: Conversion) -> Check:
-    """What changes answers is a failure; context, sampling and template are a matter of taste or of other programs."""
-    wrong = [
-        f"{key}: {found} ({expected})"
-        for key, found, expected in _compared(file, conversion)
-        if not _same(found, expected)
-    ]
-    if wrong:
-        return failed(
-            "settings",
-            say(
-                f"Settings differ from the checkpoint's (in brackets): {listed(wrong, 8)}.",
-                f"设置与检查点（括号内）不同：{listed(wrong, 8)}。",
-            ),
-            mend(),
-            different=wrong,
-        )
-    other = [
-        f"{key}: {found} ({expected})" for key, found, expected in _soft(file, conversion) if not _same(found, expected)
-    ]
-    if other:
-        return warned(
-            "settings",
-            say(
-                f"Defaults differ from the checkpoint's (in brackets): {listed(other, 8)}.",
-                f"默认值与检查点（括号内）不同：{listed(other, 8)}。",
-            ),
-            mend(),
-            different=other,
-        )
-    return passed(
-        "settings", say("Shape, generation and defaults are the checkpoint's.", "结构、世代与默认值和检查点一致。")
+def _other_pieces(file: GgufFile, wrong: list[int], found: _Piece, expected: _Piece) -> Check:
+    return failed(
+        "vocabulary",
+        say(
+            f"{len(wrong):,} pieces differ; {wrong[0]} is {_described(found)}, expected {_described(expected)}.",
+            f"{len(wrong):,} 个词元不同；{wrong[0]} 为 {_described(found)}，应为 {_described(expected)}。",
+        ),
+        mend(file.architecture),
+        pieces=wrong[:100],
     )
 
 
-_Compared = Iterator[tuple[str, Any, Any]]
-
-
-def _compared(file: GgufFile, conversion: Conversion) -> _Compared:
-    """(key, the file's, the checkpoint's)"""
-    config, vocabulary, roles = conversion.config, conversion.vocabulary, roles_of(file)
-    yield "block_count", file.count("baichuan.block_count"), config.blocks
-    yield "head_count", file.count("baichuan.attention.head_count"), config.heads
-    yield "rms_epsilon", file.number("baichuan.attention.layer_norm_rms_epsilon", 0.0), config.norm_eps
-    if config.position == "rope":
-        yield "rope.freq_base", file.number("baichuan.rope.freq_base", 10000.0), config.rope_base
-    yield "generation", generation_of(file), conversion.generation
-    yield "roles", (roles.user, roles.assistant), conversion.identity.roles
-    found = file_vocabulary(file)
-    yield "eos", found.eos, vocabulary.eos
-    yield "add_dummy_prefix", found.add_dummy_prefix, vocabulary.add_dummy_prefix
-    yield "remove_extra_whitespaces", found.remove_extra_whitespaces, vocabulary.remove_extra_whitespaces
-
-
-def _soft(file: GgufFile, conversion: Conversion) -> _Compared:
-    yield "context", file.count("baichuan.context_length"), conversion.config.context
-    sampling = conversion.identity.sampling
-    for key, expected in (
-        ("temp", sampling.temperature),
-        ("top_k", sampling.top_k),
-        ("top_p", sampling.top_p),
-        ("penalty_repeat", sampling.repeat_penalty),
-    ):
-        yield key, file.number(f"general.sampling.{key}", expected), expected
-    template = file.text("tokenizer.chat_template")
-    official = chat_template(conversion.vocabulary, conversion.identity.roles)
-    yield "chat_template", say("another", "其他") if template not in ("", official) else _OFFICIAL, _OFFICIAL
-
-
-def _same(found: Any, expected: Any) -> bool:
-    if isinstance(found, float) and isinstance(expected, int | float):
-        return abs(found - expected) <= _CLOSE * max(abs(found), abs(expected))
-    return bool(found == expected)
+def _other_merges(file: GgufFile, found: tuple[str, ...], expected: tuple[str, ...]) -> Check:
+    """Their order is the order in which a text is put together."""
+    pairs = enumerate(zip(found, expected, strict=False))
+    at = next((i for i, (one, other) in pairs if one != other), min(len(found), len(expected)))
+    shown = [repr(merges[at][:_SHOWN_TEXT]) if at < len(merges) else "—" for merges in (found, expected)]
+    return failed(
+        "vocabulary",
+        say(
+            f"The merges differ from the tokenizer's from number {at:,} on: {shown[0]}, expected {shown[1]}.",
+            f"合并规则从第 {at:,} 条起与分词器不同：{shown[0]}，应为 {shown[1]}。",
+        ),
+        mend(file.architecture),
+        merge=at,
+    )
 
 
 def probes() -> tuple[str, ...]:
@@ -173,41 +115,36 @@ def probes() -> tuple[str, ...]:
     return (*PROBES, *lines[:: max(1, len(lines) // _SAMPLE_LINES)])
 
 
-def _token_ids(path: Path, conversion: Conversion) -> Check:
+def _token_ids(path: Path, file: GgufFile, conversion: Conversion) -> Check:
     vocabulary, roles = conversion.vocabulary, conversion.identity.roles
-    reference = reference_tokenizer(vocabulary)
-    added = _added(vocabulary, reference.get_piece_size())
-    texts = [text for text in probes() if not any(piece in text for piece in added)]
+    oracle = oracle_of(vocabulary)
+    texts = [text for text in probes() if oracle.can_judge(text)]
     tokens = 0
     with load_tokenizer(path) as tokenizer:
         for text in texts:
-            expected, found = reference.encode(text), tokenizer.encode(text)
+            expected, found = oracle.encode(text), tokenizer.encode(text)
             tokens += len(expected)
             if expected != found:
-                return _other_ids(text, found, expected)
-        for role in roles:
+                return _other_ids(file, text, found, expected, oracle)
+        for role in dict.fromkeys(roles):
             forged = f"a{vocabulary.pieces[role]}b"
             if role in tokenizer.encode(forged):
                 text = say(f"The text {forged!r} forges a role.", f"文本 {forged!r} 能伪造角色。")
-                return failed("token-ids", text, mend(), probe=forged)
+                return failed("token-ids", text, mend(file.architecture), probe=forged)
+    name = oracle.name
     return passed(
         "token-ids",
         say(
-            f"{len(texts)} texts, {tokens:,} tokens: the ids are SentencePiece's, and no text forges a role.",
-            f"{len(texts)} 段文本，共 {tokens:,} 个词元：id 与 SentencePiece 一致，且无法伪造角色。",
+            f"{len(texts)} texts, {tokens:,} tokens: the ids are those of {name}, and no text forges a role.",
+            f"{len(texts)} 段文本，共 {tokens:,} 个词元：id 与 {name} 一致，且无法伪造角色。",
         ),
         texts=len(texts),
         tokens=tokens,
+        oracle=name,
     )
 
 
-def _added(vocabulary: Vocabulary, known: int) -> list[str]:
-    """Pieces of a fine-tune, which SentencePiece does not know."""
-    types = vocabulary.types
-    return [vocabulary.pieces[i] for i in range(known, len(types)) if types[i] != TokenType.UNUSED]
-
-
-def _other_ids(text: str, found: list[int], expected: list[int]) -> Check:
+def _other_ids(file: GgufFile, text: str, found: list[int], expected: list[int], oracle: Oracle) -> Check:
     at = next(
         (i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), min(len(found), len(expected))
     )
@@ -216,10 +153,11 @@ def _other_ids(text: str, found: list[int], expected: list[int]) -> Check:
     return failed(
         "token-ids",
         say(
-            f"{shown!r} gets other token ids than SentencePiece's from token {at} on: {found[window]} instead of {expected[window]}.",
-            f"{shown!r} 的词元 id 从第 {at} 个起与 SentencePiece 不同：{found[window]}，应为 {expected[window]}。",
+            f"{shown!r} gets other token ids than those of {oracle.name} from token {at} on: {found[window]} instead of "
+            f"{expected[window]}.",
+            f"{shown!r} 的词元 id 从第 {at} 个起与 {oracle.name} 不同：{found[window]}，应为 {expected[window]}。",
         ),
-        mend(),
+        mend(file.architecture),
         probe=text,
         found=found,
         expected=expected,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from bq.convert.model_config import BAICHUAN
 from bq.convert.verify.check import Check, failed, listed, make_again, mend, passed, warned
 from bq.convert.verify.limits import NORM_STRAY, TELLING_NOISE, norm_noise
 from bq.runtime import ggml
@@ -22,6 +23,7 @@ from bq.runtime.language import say
 CHUNK_WEIGHTS = 1 << 20  # dequantized at a time by a thread
 _HEAD = "output.weight"
 _OUTPUTS = {"attn_output.weight", "ffn_down.weight"}
+_OUTPUTS_OF_EXPERTS = {"attn_output.weight", "ffn_down_exps.weight"}
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,14 @@ class _Chunk:
 
 @dataclass(frozen=True)
 class Values:
-    """What the weights of a file are: the first bad row of each damaged tensor, tensors of zeros, row norms of the head."""
+    """What the weights of a file are: the first bad row of each damaged tensor, tensors of zeros, row norms of the head, and
+    the experts whose matrices are zeros in tensors that are not.
+    """
 
     bad: dict[str, int]
     zeros: tuple[str, ...]
     head_norms: npt.NDArray[np.float64]
+    idle_experts: dict[str, list[int]]
 
 
 def value_checks(file: GgufFile, threads: int, progress: Callable[[float], None]) -> Iterator[Check]:
@@ -47,7 +52,7 @@ def value_checks(file: GgufFile, threads: int, progress: Callable[[float], None]
     values = scan(file, threads, progress)
     yield _finite(file, values)
     yield _zeros(file, values)
-    if _HEAD not in values.bad:
+    if file.architecture == BAICHUAN and _HEAD not in values.bad:
         yield norm_head_check(file, values.head_norms)
 
 
@@ -65,7 +70,7 @@ def rows_in(entry: TensorEntry) -> int:
 def scan(file: GgufFile, threads: int, progress: Callable[[float], None]) -> Values:
     """Look at every weight once."""
     bad: dict[str, int] = {}
-    largest = dict.fromkeys(file.tensors, 0.0)
+    largest = {name: np.zeros(_matrices(entry)) for name, entry in file.tensors.items()}
     norms: list[npt.NDArray[np.float64]] = []
     done, whole = 0, sum(entry.size_bytes for entry in file.tensors.values())
     with ThreadPoolExecutor(threads) as pool:
@@ -74,13 +79,20 @@ def scan(file: GgufFile, threads: int, progress: Callable[[float], None]) -> Val
                 name, finite = entry.name, np.isfinite(chunk.squares)
                 if not finite.all():
                     bad.setdefault(name, chunk.start + int(np.argmin(finite)))
-                largest[name] = max(largest[name], float(np.nan_to_num(chunk.squares, nan=np.inf).max()))
+                matrix = np.arange(chunk.start, chunk.start + len(finite)) * _matrices(entry) // rows_in(entry)
+                np.maximum.at(largest[name], matrix, np.nan_to_num(chunk.squares, nan=np.inf))
                 if name == _HEAD:
                     norms.append(np.sqrt(chunk.squares))
             done += entry.size_bytes
             progress(done / whole)
-    zeros = tuple(name for name, most in largest.items() if most == 0 and name.endswith(".weight"))
-    return Values(bad, zeros, np.concatenate(norms) if norms else np.empty(0))
+    zeros = tuple(name for name, most in largest.items() if not most.any() and name.endswith(".weight"))
+    idle = {name: np.flatnonzero(most == 0).tolist() for name, most in largest.items() if most.any() and not most.all()}
+    return Values(bad, zeros, np.concatenate(norms) if norms else np.empty(0), idle)
+
+
+def _matrices(entry: TensorEntry) -> int:
+    """How many a tensor holds: one for each expert."""
+    return entry.shape[0] if len(entry.shape) > 2 else 1
 
 
 def _runs(entry: TensorEntry) -> Iterator[tuple[int, int]]:
@@ -113,11 +125,15 @@ def _finite(file: GgufFile, values: Values) -> Check:
 
 def _zeros(file: GgufFile, values: Values) -> Check:
     """Blocks whose two last matrices are zeros pass their input on: models are made deeper that way, as the demo is."""
-    zeros = set(values.zeros)
+    zeros, outputs = set(values.zeros), _OUTPUTS_OF_EXPERTS if file.shape_count("expert_count") else _OUTPUTS
     passing = [
-        block for block in _blocks(file) if _zero_parts(block, zeros) >= _OUTPUTS and not _is_lost(file, block, zeros)
+        block for block in _blocks(file) if _zero_parts(block, zeros) >= outputs and not _is_lost(file, block, zeros)
     ]
-    wrong = sorted(zeros - {f"{block}.{part}" for block in passing for part in _OUTPUTS})
+    wrong = sorted(zeros - {f"{block}.{part}" for block in passing for part in outputs})
+    if values.idle_experts and not wrong:
+        named = listed(f"{name} ({', '.join(map(str, some[:8]))})" for name, some in values.idle_experts.items())
+        text = say(f"Experts of all zeros: {named}.", f"全为零的专家：{named}。")
+        return failed("zeros", text, make_again(), experts=values.idle_experts)
     if wrong:
         named = listed(zero_names(file, wrong))
         return failed("zeros", say(f"All zeros: {named}.", f"全为零：{named}。"), make_again(), tensors=wrong)
@@ -141,7 +157,7 @@ def zero_names(file: GgufFile, zeros: Iterable[str]) -> Iterator[str]:
 
 
 def _blocks(file: GgufFile) -> list[str]:
-    return [f"blk.{number}" for number in range(file.count("baichuan.block_count"))]
+    return [f"blk.{number}" for number in range(file.shape_count("block_count"))]
 
 
 def _zero_parts(block: str, zeros: set[str]) -> set[str]:
@@ -151,7 +167,7 @@ def _zero_parts(block: str, zeros: set[str]) -> set[str]:
 def _is_lost(file: GgufFile, block: str, zeros: set[str]) -> bool:
     """Whether every matrix of a block is among the zeros."""
     return all(
-        name in zeros for name, entry in file.tensors.items() if name.startswith(f"{block}.") and len(entry.shape) == 2
+        name in zeros for name, entry in file.tensors.items() if name.startswith(f"{block}.") and len(entry.shape) > 1
     )
 
 

@@ -1,4 +1,4 @@
-"""What a file's vocabulary must be, so that texts and prompts get the ids that the model was trained on.
+"""What a SentencePiece vocabulary must be, so that texts and prompts get the ids that the model was trained on.
 
 The layout of every Baichuan tokenizer: unknown and control pieces, then user-defined ones up to the 256 byte pieces, the
 roles among them, then ordinary pieces.
@@ -7,13 +7,15 @@ roles among them, then ordinary pieces.
 from collections.abc import Iterator
 from pathlib import Path
 
-from bq.convert.metadata import chat_template
+from bq.convert.chat_template import chat_template
 from bq.convert.verify.check import Check, failed, listed, mend, passed, warned
 from bq.convert.vocabulary import TokenType, Vocabulary
 from bq.runtime.gguf_file import GgufFile
 from bq.runtime.known import describe_file, generation_of, roles_of
 from bq.runtime.language import say
+from bq.runtime.prompt_format import BAICHUAN, CHATML, PROMPT_KEY
 from bq.runtime.releases import role_pieces
+from bq.runtime.structure_vocabulary import BYTE_LEVEL, MERGES, MODEL, PRE
 from bq.runtime.tokenizer import DUMMY_PREFIX_KEY, EXTRA_WHITESPACE_KEY
 
 _FIRST_OWN = 3  # 0, 1 and 2 are <unk>, <s> and </s>
@@ -29,17 +31,17 @@ def vocabulary_checks(file: GgufFile) -> Iterator[Check]:
     yield _role_pieces(file, vocabulary)
     yield _space_prefix(file)
     yield _stop_ids(file, vocabulary)
-    yield _sentence_marks(file)
+    yield sentence_marks(file)
     yield _chat_template(file, vocabulary)
 
 
 def file_vocabulary(file: GgufFile) -> Vocabulary:
-    """The vocabulary that the file holds; it has no tokenizer.model, so `model_path` is empty."""
+    """The vocabulary that the file holds; it has no tokenizer's file, so `model_path` is empty."""
     pieces = tuple(file.metadata["tokenizer.ggml.tokens"])
     types = tuple(file.metadata["tokenizer.ggml.token_type"])
     return Vocabulary(
         pieces=pieces,
-        scores=tuple(file.metadata["tokenizer.ggml.scores"]),
+        scores=tuple(file.metadata.get("tokenizer.ggml.scores", [0.0] * len(pieces))),
         types=types,
         unk=file.count("tokenizer.ggml.unknown_token_id", 0),
         bos=file.count("tokenizer.ggml.bos_token_id", 1),
@@ -50,6 +52,11 @@ def file_vocabulary(file: GgufFile) -> Vocabulary:
         padding=0,
         added=0,
         model_path=Path(),
+        model=file.text(MODEL),
+        pre=file.text(PRE),
+        merges=tuple(file.metadata.get(MERGES, ())),
+        prompt=file.text(PROMPT_KEY) or (CHATML if file.text(MODEL) == BYTE_LEVEL else BAICHUAN),
+        template=file.text("tokenizer.chat_template"),
     )
 
 
@@ -207,11 +214,11 @@ def _stop_ids(file: GgufFile, vocabulary: Vocabulary) -> Check:
     )
 
 
-def _sentence_marks(file: GgufFile) -> Check:
-    """The reference puts no <s> before a text and no </s> after it; llama.cpp's default is a <s>."""
+def sentence_marks(file: GgufFile, bos_by_default: bool = True) -> Check:
+    """The reference puts no <s> before a text and no </s> after it; llama.cpp's default is a <s> for SentencePiece's kind."""
     marks = [
         key
-        for key, default in (("add_bos_token", True), ("add_eos_token", False))
+        for key, default in (("add_bos_token", bos_by_default), ("add_eos_token", False))
         if file.flag(f"tokenizer.ggml.{key}", default)
     ]
     if marks:

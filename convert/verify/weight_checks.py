@@ -9,6 +9,7 @@ from bq.convert.convert import Conversion
 from bq.convert.importance import Importance, column_weights
 from bq.convert.plan import PlannedTensor
 from bq.convert.quantizer import GGML, Effort, Quantizer, choose_quantizer
+from bq.convert.verify.blas import one_thread_each
 from bq.convert.verify.causes import Cause, find_cause
 from bq.convert.verify.check import Check, failed, listed, make_again, mend, passed, warned
 from bq.convert.verify.comparison import Compared, compare
@@ -56,16 +57,17 @@ def weight_checks(
 def _causes(file: GgufFile, wrong: Sequence[Compared], tensors: Sequence[PlannedTensor]) -> list[Cause]:
     """The cause of each. Where some are like no tensor of the checkpoint, the others are not held against all of them."""
     found: list[Cause] = []
-    for one in wrong:
-        is_hopeless = sum(cause.kind == "unknown" for cause in found) >= _FRUITLESS
-        found.append(find_cause(file, one, () if is_hopeless else tensors))
+    with one_thread_each():  # adapters are multiplied for a row at a time
+        for one in wrong:
+            is_hopeless = sum(cause.kind == "unknown" for cause in found) >= _FRUITLESS
+            found.append(find_cause(file, one, () if is_hopeless else tensors))
     return found
 
 
 def _as_in_file(file: GgufFile, tensor: PlannedTensor, importance: Importance | None) -> PlannedTensor:
     """The tensor in the type that the file has it in."""
     kind = file.tensors[tensor.name].kind
-    weights = column_weights(importance, tensor.name, tensor.columns, kind)
+    weights = column_weights(importance, tensor.name, tensor.column_shape, kind)
     return replace(tensor, kind=kind, importance=weights)
 
 
@@ -151,7 +153,7 @@ def _right(weights: Weights) -> Check:
         * sum(one.entry.size_bytes for one in (*exact, *close))
         / sum(one.planned.weights for one in (*exact, *close)),
         errors={one.name: one.rms for one in (*exact, *close)},
-        matrix_error=_root_mean_square([one.rms for one in (*exact, *close) if len(one.planned.shape) == 2]),
+        matrix_error=_root_mean_square([one.rms for one in (*exact, *close) if one.planned.is_matrix]),
     )
 
 
@@ -197,6 +199,8 @@ def _faults(causes: Sequence[Cause], conversion: Conversion) -> Iterator[Check]:
         group = [cause for cause in causes if cause.kind == kind]
         if kind == "other-tensor":
             yield from map(_other_tensor, group)
+        elif kind == "experts":
+            yield _experts(group)
         elif kind == "order":
             yield _order(group, conversion)
         else:
@@ -214,6 +218,20 @@ def _other_tensor(cause: Cause) -> Check:
         cause="other-tensor",
         tensor=cause.tensor.name,
         other=cause.other,
+    )
+
+
+def _experts(group: Sequence[Cause]) -> Check:
+    names, (found, place) = [cause.tensor.name for cause in group], group[0].other.split()
+    return failed(
+        "weights",
+        say(
+            f"Experts are in another order: {listed(names)} (in {names[0]} the checkpoint's expert {found} stands as {place}).",
+            f"专家的顺序不同：{listed(names)}（{names[0]} 中，检查点的专家 {found} 位于第 {place} 位）。",
+        ),
+        make_again(),
+        cause="experts",
+        tensors=names,
     )
 
 

@@ -46,7 +46,7 @@ class Candidate:
     @property
     def context(self) -> int:
         """The longest chunk."""
-        return self.file.count("baichuan.context_length")
+        return self.file.shape_count("context_length")
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:

@@ -85,7 +85,7 @@ def open_editable(file: GgufFile, context: int, first: int, options: LoadOptions
 
 def _fitting(file: GgufFile, options: LoadOptions) -> tuple[GgufFile, Plan]:
     """The file as if its matrices were of the first type that the memory has room for, and how to load it."""
-    machine = this_machine()
+    machine = this_machine(options.rpc)
     for carrier in _CARRIERS:
         carried = _in_type(file, carrier)
         try:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +19,13 @@ from bq.runtime.ggml import GgmlType, open_library
 from bq.runtime.language import say
 
 Rows = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int32]
 _POINTER = ctypes.c_void_p
+_I32 = 26  # enum ggml_type: a type of numbers, not of weights
 _COLUMNS, _OUTPUTS, _ROWS = 4, 6, 5  # of the tensors made for the comparison
 _CONTEXT_BYTES = 1 << 16  # room for their descriptions
-_PRODUCT = b"MUL_MAT"  # what ggml_op_desc calls it
+_PRODUCT, _INDIRECT = b"MUL_MAT", b"MUL_MAT_ID"  # what ggml_op_desc calls them
+_EXPERTS, _USED = 3, 2  # of the tensors made for the second
 
 
 class _Tensor(ctypes.Structure):
@@ -54,7 +58,9 @@ _FUNCTIONS = {
     "ggml_init": (_POINTER, [_InitParams]),
     "ggml_free": (None, [_POINTER]),
     "ggml_new_tensor_2d": (_POINTER, [_POINTER, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]),
+    "ggml_new_tensor_3d": (_POINTER, [_POINTER, ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64]),
     "ggml_mul_mat": (_POINTER, [_POINTER, _POINTER, _POINTER]),
+    "ggml_mul_mat_id": (_POINTER, [_POINTER, _POINTER, _POINTER, _POINTER]),
     "ggml_set_name": (_POINTER, [_POINTER, ctypes.c_char_p]),
     "ggml_get_name": (_POINTER, [_POINTER]),
     "ggml_get_data": (_POINTER, [_POINTER]),
@@ -72,29 +78,53 @@ _FUNCTIONS = {
 
 @dataclass(frozen=True)
 class Product:
-    """A product of a named matrix with `input`, a pointer for `rows_of`."""
+    """A product of a named matrix with `input`, a pointer for `rows_of`.
+
+    Of the matrices of experts, `experts` points to those that each token goes through, for `ids_of`; 0 for one matrix.
+    """
 
     matrix: str
     input: int
+    experts: int = 0
 
 
 def product(node: int) -> Product | None:
     """The node as a product, None if it computes something else."""
     tensor = _Tensor.from_address(node)
-    if tensor.op != _product_number():
+    if tensor.op not in (_product_number(), _indirect_number()):
         return None
     name = ctypes.string_at(_base().ggml_get_name(tensor.src[0])).decode("utf-8", "replace")
-    return Product(_plain(name), tensor.src[1])
+    experts = tensor.src[2] if tensor.op == _indirect_number() else 0
+    return Product(_plain(name), tensor.src[1], experts)
 
 
 def rows_of(pointer: int) -> Rows:
     """The values of a tensor of the graph, [n, columns], from whatever device; they hold until the callback returns."""
-    tensor = _Tensor.from_address(pointer)
-    if tensor.type != GgmlType.F32 or not tensor.data or not tensor.buffer:
-        raise _unexpected(say("an input is no F32", "输入不是 F32"))
-    shape, strides = tuple(reversed(tensor.ne)), tuple(reversed(tensor.nb))
-    rows: Rows = np.ndarray(shape, np.float32, _host_bytes(pointer, tensor), 0, strides).reshape(-1, shape[-1])
+    values = _values(pointer, GgmlType.F32, np.float32)
+    rows: Rows = values.reshape(-1, values.shape[-1])
     return rows
+
+
+def expert_rows_of(pointer: int) -> Rows:
+    """What experts are multiplied with, [tokens, experts of a token, columns]; 1 in the middle where all have the same."""
+    rows: Rows = _values(pointer, GgmlType.F32, np.float32)[0]
+    return rows
+
+
+def ids_of(pointer: int) -> Ids:
+    """The experts of each token, [tokens, experts of a token]."""
+    ids: Ids = _values(pointer, _I32, np.int32)[0, 0]
+    return ids
+
+
+def _values(pointer: int, kind: int, dtype: type[np.generic]) -> npt.NDArray[Any]:
+    """A tensor of four dimensions, the outermost first."""
+    tensor = _Tensor.from_address(pointer)
+    if tensor.type != kind or not tensor.data or not tensor.buffer:
+        raise _unexpected(say(f"an input is no {dtype.__name__}", f"输入不是 {dtype.__name__}"))
+    shape, strides = tuple(reversed(tensor.ne)), tuple(reversed(tensor.nb))
+    values: npt.NDArray[Any] = np.ndarray(shape, dtype, _host_bytes(pointer, tensor), 0, strides)
+    return values
 
 
 def _host_bytes(pointer: int, tensor: _Tensor) -> memoryview:
@@ -122,7 +152,31 @@ def _product_number() -> int:
         return int(_Tensor.from_address(result).op)
 
 
-check_layout = _product_number  # once is enough
+def check_layout() -> None:
+    """Raises BqError for a llama.cpp whose tensors are laid out otherwise."""
+    _product_number()
+    _indirect_number()
+
+
+@cache
+def _indirect_number() -> int:
+    """The number of the product with the matrices of experts. Raises BqError if its inputs are not where they are looked for."""
+    base = _base()
+    context = base.ggml_init(_InitParams(_CONTEXT_BYTES, None, True))
+    try:
+        matrices = base.ggml_new_tensor_3d(context, GgmlType.F16, _COLUMNS, _OUTPUTS, _EXPERTS)
+        values = base.ggml_new_tensor_3d(context, GgmlType.F32, _COLUMNS, _USED, _ROWS)
+        ids = base.ggml_new_tensor_2d(context, _I32, _USED, _ROWS)
+        result = base.ggml_mul_mat_id(context, matrices, values, ids)
+        found = _Tensor.from_address(result)
+        sources = [*found.src][:4]
+        if base.ggml_op_desc(result) != _INDIRECT or sources != [matrices, values, ids, None]:
+            raise _unexpected("MUL_MAT_ID")
+        if _Tensor.from_address(ids).type != _I32:
+            raise _unexpected("I32")
+        return int(found.op)
+    finally:
+        base.ggml_free(context)
 
 
 def _compared(buffer: int, matrix: int, values: int, result: int) -> dict[str, tuple[object, object]]:

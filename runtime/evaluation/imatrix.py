@@ -4,6 +4,9 @@ llama.cpp shows its evaluation callback every node of the graph; of the products
 inputs are added up, as llama-imatrix does: chunks of the context that do not overlap, each begun with an empty KV cache, a
 partial last one dropped. All positions count in the last block too, so all of them are outputs for llama.cpp; but once the
 last matrix has been seen the graph is left, and the output layer is not computed.
+
+Of a mixture of experts each has sums of its own, over the tokens that went through it, and their number. The router, which stays
+F32 in every file, is left out.
 """
 
 import threading
@@ -18,7 +21,7 @@ import numpy as np
 from bq.runtime.atomic_file import in_use
 from bq.runtime.errors import BqError, Cancelled, UsageError
 from bq.runtime.evaluation.decoder import BATCH, Decoder
-from bq.runtime.evaluation.graph_node import check_layout, product, rows_of
+from bq.runtime.evaluation.graph_node import Product, check_layout, expert_rows_of, ids_of, product, rows_of
 from bq.runtime.evaluation.imatrix_file import ImportanceMatrix, Sums, write_imatrix
 from bq.runtime.evaluation.imatrix_state import Kept, State, Sums64, Work
 from bq.runtime.evaluation.request import Text
@@ -37,6 +40,8 @@ from bq.runtime.values import LoadOptions
 
 CHUNK_SIZE = 512  # tokens; llama-imatrix's default
 OUTPUT = "output.weight"
+_ROUTER = ".ffn_gate_inp.weight"
+_COUNTS = ".counts"  # behind the name of a matrix of experts: how many tokens went through each
 _SAVE_SECONDS = 20.0  # what a killed run loses at most; a 7B's sums are 9 MB
 
 OnChunk = Callable[[int, int], None]  # (chunks done, chunks in all)
@@ -121,18 +126,29 @@ def _work(file: GgufFile, texts: Sequence[Text], ctx: int, chunks: int | None, w
 
 
 def _matrices(file: GgufFile, with_output: bool) -> dict[str, int]:
-    """The columns of each matrix that is gathered for."""
-    return {
-        name: entry.shape[-1]
-        for name, entry in file.tensors.items()
-        if len(entry.shape) == 2 and (name.startswith("blk.") or (with_output and name == OUTPUT))
-    }
+    """The columns of each matrix that is gathered for; of experts those of all, and the number of counts beside them."""
+    found: dict[str, int] = {}
+    for name, entry in file.tensors.items():
+        is_wanted = (name.startswith("blk.") and not name.endswith(_ROUTER)) or (with_output and name == OUTPUT)
+        if len(entry.shape) == 2 and is_wanted:
+            found[name] = entry.shape[-1]
+        elif len(entry.shape) > 2 and is_wanted:
+            found |= {name: entry.shape[0] * entry.shape[-1], name + _COUNTS: entry.shape[0]}
+    return found
 
 
 def _matrix(work: Work, state: State, datasets: tuple[str, ...]) -> ImportanceMatrix:
-    count = float(state.chunks * work.chunk_size)
-    entries = {name: Sums(sums.astype(np.float32), count) for name, sums in state.sums.items()}
+    tokens = float(state.chunks * work.chunk_size)
+    entries = {}
+    for name in _names(work.columns):
+        counts = tuple(state.sums[name + _COUNTS].tolist()) if name + _COUNTS in state.sums else ()
+        entries[name] = Sums(state.sums[name].astype(np.float32), sum(counts) if counts else tokens, counts)
     return ImportanceMatrix(entries, datasets, state.chunks, work.chunk_size)
+
+
+def _names(columns: Mapping[str, int]) -> set[str]:
+    """Of the matrices, without the counts that belong to some."""
+    return {name for name in columns if not name.endswith(_COUNTS)}
 
 
 def _gathered(path: Path, work: Work, kept: Kept | None, options: LoadOptions, watch: Watch) -> State:
@@ -184,14 +200,14 @@ class _Seen:
 
     def _begin(self) -> None:
         self._squares: dict[str, Sums64] = {name: np.zeros(count) for name, count in self._columns.items()}
-        self._rows = dict.fromkeys(self._columns, 0)
+        self._rows = dict.fromkeys(_names(self._columns), 0)
         self._error: BaseException | None = None
         self._begin_graph()
 
     def _begin_graph(self) -> None:
-        self._missing = set(self._columns)
+        self._missing = _names(self._columns)
         # q, k and v have one input, as gate and up have: its sums are reckoned once.
-        self._last: tuple[int, int, Sums64] | None = None
+        self._last: tuple[Product, int, Sums64, Sums64] | None = None
 
     def of_chunk(self, decoder: Decoder, ids: Sequence[int]) -> dict[str, Sums64]:
         """The sums of squares by matrix. Raises BqError if llama.cpp did not show them all, Cancelled if it was stopped."""
@@ -225,21 +241,41 @@ class _Seen:
         found = product(node)
         if found is None or self._error is not None:
             return False
-        rows, sums = self._sums(found.matrix, found.input)
+        rows, sums, counts = self._sums(found)
         self._squares[found.matrix] += sums
+        if found.experts:
+            self._squares[found.matrix + _COUNTS] += counts
         self._rows[found.matrix] += rows
         self._missing.discard(found.matrix)
         return bool(self._missing)
 
-    def _sums(self, matrix: str, pointer: int) -> tuple[int, Sums64]:
-        """How many rows the input has, and the sum of squares of each column."""
-        if self._last is None or self._last[0] != pointer:
-            rows = rows_of(pointer)
-            self._last = pointer, len(rows), np.einsum("ij,ij->j", rows, rows, dtype=np.float64)
-        _, count, sums = self._last
-        if sums.shape != (self._columns[matrix],) or not np.isfinite(sums).all():
-            raise _no_numbers(matrix)
-        return count, sums
+    def _sums(self, of: Product) -> tuple[int, Sums64, Sums64]:
+        """How many tokens the input has, the sum of squares of each column, and the tokens of each expert."""
+        last = self._last
+        if last is None or (last[0].input, last[0].experts) != (of.input, of.experts):
+            experts = self._columns.get(of.matrix + _COUNTS, 0)
+            self._last = last = (of, *(_sums_of_experts(of, experts) if of.experts else _sums_of_rows(of)))
+        _, tokens, sums, counts = last
+        if sums.shape != (self._columns[of.matrix],) or not np.isfinite(sums).all():
+            raise _no_numbers(of.matrix)
+        return tokens, sums, counts
+
+
+def _sums_of_rows(of: Product) -> tuple[int, Sums64, Sums64]:
+    rows = rows_of(of.input)
+    return len(rows), np.einsum("ij,ij->j", rows, rows, dtype=np.float64), np.empty(0)
+
+
+def _sums_of_experts(of: Product, experts: int) -> tuple[int, Sums64, Sums64]:
+    """The sums of each expert, one after the other."""
+    rows, ids = expert_rows_of(of.input), ids_of(of.experts)
+    sums, counts = np.zeros((experts, rows.shape[-1])), np.zeros(experts)
+    for expert in np.unique(ids):
+        tokens, places = np.nonzero(ids == expert)
+        own = rows[tokens, places % rows.shape[1]]
+        sums[expert] = np.einsum("ij,ij->j", own, own, dtype=np.float64)
+        counts[expert] = len(own)
+    return len(ids), sums.reshape(-1), counts
 
 
 def _too_long(chunk_size: int, context: int) -> UsageError:

@@ -33,10 +33,15 @@ Squares = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Sums:
-    """Of one matrix: the sum of squares of each column's inputs, and how many rows of input were added."""
+    """Of one matrix: the sum of squares of each column's inputs, and how many rows of input were added.
+
+    Of the matrices of experts, which lie in one tensor, `squares` has the columns of each, one expert after the other, and
+    `expert_counts` the rows that each was given; `count` is their sum.
+    """
 
     squares: Squares
     count: float
+    expert_counts: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,16 +57,17 @@ class ImportanceMatrix:
     chunk_size: int
 
     def importance(self, name: str) -> Squares | None:
-        """What the errors of each column weigh, [columns], as llama-quantize takes it; None for a matrix without an entry.
+        """What the errors of each column weigh, as llama-quantize takes it; None for a matrix without an entry.
 
-        A matrix that nothing was added to has the same weight everywhere.
+        [columns], one expert after the other where there are some. A matrix that nothing was added to has the same weight
+        everywhere.
         """
         sums = self.entries.get(name)
         if sums is None:
             return None
-        if sums.count <= 0:
-            return np.ones_like(sums.squares)
-        weights: Squares = sums.squares / np.float32(sums.count)
+        counts = np.array(sums.expert_counts or (sums.count,), np.float32)[:, np.newaxis]
+        squares = sums.squares.reshape(len(counts), -1)
+        weights: Squares = np.where(counts > 0, squares / np.maximum(counts, 1), np.float32(1)).reshape(-1)
         return weights
 
 
@@ -124,14 +130,15 @@ def _sums_of(file: GgufFile, name: str) -> Sums:
     squares, count = file.tensors.get(name + _SQUARES), file.tensors.get(name + _COUNT)
     if squares is None or count is None:
         raise _Bad(say(f"{_shown(name)} has no sums or no count", f"{_shown(name)} 缺少平方和或计数"))
-    if math.prod(count.shape) != 1:
+    counts = tuple(np.rint(_floats(file, count)).astype(float).tolist())  # rounded as llama.cpp does
+    if math.prod(squares.shape) % len(counts):
         raise _Bad(
             say(
-                f"{_shown(name)} is of a model with experts, as no Baichuan is",
-                f"{_shown(name)} 属于混合专家模型，而 Baichuan 不是",
+                f"{_shown(name)} has {len(counts)} counts for {math.prod(squares.shape)} sums",
+                f"{_shown(name)} 有 {len(counts)} 个计数，而平方和有 {math.prod(squares.shape)} 个",
             )
         )
-    return _sound(name, _floats(file, squares), float(np.rint(_floats(file, count)[0])))  # rounded as llama.cpp does
+    return _sound(name, _floats(file, squares), counts)
 
 
 def _floats(file: GgufFile, entry: TensorEntry) -> Squares:
@@ -145,12 +152,13 @@ def _floats(file: GgufFile, entry: TensorEntry) -> Squares:
     return file.bytes[entry.start : entry.start + entry.size_bytes].view("<f4").astype(np.float32)
 
 
-def _sound(name: str, squares: Squares, count: float) -> Sums:
+def _sound(name: str, squares: Squares, counts: tuple[float, ...]) -> Sums:
     if not np.isfinite(squares).all() or (squares < 0).any():
         raise _Bad(say(f"{_shown(name)} has sums that no squares have", f"{_shown(name)} 的平方和无效"))
-    if not 0 <= count < _MOST_COUNT:
-        raise _Bad(say(f"{_shown(name)} has the count {count:g}", f"{_shown(name)} 的计数为 {count:g}"))
-    return Sums(squares, count)
+    for count in counts:
+        if not 0 <= count < _MOST_COUNT:
+            raise _Bad(say(f"{_shown(name)} has the count {count:g}", f"{_shown(name)} 的计数为 {count:g}"))
+    return Sums(squares, sum(counts), counts if len(counts) > 1 else ())
 
 
 def _some(entries: dict[str, Sums]) -> dict[str, Sums]:
@@ -181,7 +189,7 @@ class _Dat:
         calls = self._number(-(1 << 31), (1 << 31) - 1)
         values = np.frombuffer(self._take(4 * self._number(1, _MOST_COLUMNS)), "<f4").astype(np.float32)
         # Without calls the values themselves are the mean squares.
-        return name, _sound(name, values, float(max(1, calls)))
+        return name, _sound(name, values, (float(max(1, calls)),))
 
     def _number(self, least: int, most: int) -> int:
         number = int(struct.unpack("<i", self._take(4))[0])
@@ -230,9 +238,9 @@ def _file_parts(matrix: ImportanceMatrix) -> Iterator[bytes]:
     )
     at, directory = 0, []
     for name, values in tensors:
-        columns = len(values)
-        directory.append(_text(name) + struct.pack("<IQIQ", 1, columns, GgmlType.F32, at))
-        at += _padded(4 * columns)
+        dims = values.shape[::-1]
+        directory.append(_text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, GgmlType.F32, at))
+        at += _padded(values.nbytes)
     head = b"".join((MAGIC, struct.pack("<IQQ", _VERSION, len(tensors), 4), *keys, *directory))
     yield head.ljust(_padded(len(head)), b"\0")
     for _, values in tensors:
@@ -240,9 +248,12 @@ def _file_parts(matrix: ImportanceMatrix) -> Iterator[bytes]:
 
 
 def _tensors(matrix: ImportanceMatrix) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """[columns] and [1]; of experts [experts, columns] and [experts, 1]."""
     for name, sums in sorted(matrix.entries.items()):
-        yield name + _SQUARES, sums.squares.astype("<f4")
-        yield name + _COUNT, np.array([sums.count], "<f4")
+        experts = len(sums.expert_counts)
+        squares, counts = sums.squares.astype("<f4"), np.array(sums.expert_counts or [sums.count], "<f4")
+        yield name + _SQUARES, squares.reshape(experts, -1) if experts else squares
+        yield name + _COUNT, counts.reshape(experts, 1) if experts else counts
 
 
 def _text(value: str) -> bytes:

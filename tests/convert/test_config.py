@@ -9,6 +9,7 @@ import pytest
 
 from bq.convert.checkpoint import Checkpoint
 from bq.convert.config import read_config
+from bq.convert.model_config import Scaling
 from tests.support.families import FAMILIES, Family, Shape, config
 from tests.support.refusals import refusal
 
@@ -46,15 +47,21 @@ def test_other_block_counts_are_refused(blocks: int) -> None:
 def test_a_llama_layout_with_32_blocks_is_taken_and_with_40_refused() -> None:
     llama = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
     assert read_config(of(llama)).is_llama_layout
-    assert "num_hidden_layers is 40" in refusal(read_config, of(llama | {"num_hidden_layers": 40}))
+    message = refusal(read_config, of(llama | {"num_hidden_layers": 40}))
+    assert "num_hidden_layers is 40" in message
+    assert "the 13B has ALiBi" in message
+
+
+def test_a_llama_layout_may_stretch_rope_and_a_baichuan_has_no_such_key() -> None:
+    changes = {"rope_scaling": {"type": "linear", "factor": 2.0}}
+    assert read_config(of(changes)).scaling is None
+    assert read_config(of(changes | {"architectures": ["LlamaForCausalLM"]})).scaling == Scaling("linear", 2.0, None)
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"architectures": ["BaichuanM1ForCausalLM"], "model_type": "baichuan_m1"}, "no such architecture yet"),
-        ({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}, "llama.cpp's own converter"),
-        ({"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe"}, "llama.cpp's own converter"),
+        ({"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}, "bq models"),
         ({"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}, "bq models"),
         ({"architectures": [], "model_type": "gone"}, "not given"),
         ({"architectures": "BaichuanForCausalLM", "model_type": "gone"}, "expected BaichuanForCausalLM"),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bq.convert.verify import forward
+from bq.convert.verify import checkpoint_weights, forward
 from bq.convert.verify.blas import one_thread_each
 from bq.convert.verify.forward import Forward, open_forward
 from bq.runtime.errors import BqError
@@ -49,7 +49,7 @@ def assert_same(found: F32, expected: F32) -> None:
 def test_the_logits_are_those_of_the_reference(
     tmp_path: Path, family: Family, dtype: DType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forward, "_SLAB_WEIGHTS", 1 << 12)  # several slabs of each matrix
+    monkeypatch.setattr(checkpoint_weights, "_SLAB_WEIGHTS", 1 << 12)  # several slabs of each matrix
     monkeypatch.setattr(forward, "_LOGIT_ROWS", 3)
     checkpoint = write_checkpoint(tmp_path, Shape(family, dtype=dtype, **SMALL))
     found = gathered(open_forward(tmp_path), [*map(list, TEXTS)])

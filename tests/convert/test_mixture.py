@@ -10,9 +10,8 @@ from bq.convert.mixture import (
     OWN_MIXTURES,
     find_mixture,
     own_mixture,
-    tensor_type,
-    type_needs_importance,
 )
+from bq.convert.tensor_types import Traits, tensor_type, type_needs_importance
 from bq.runtime.ggml import GgmlType
 from tests.support.refusals import refusal
 
@@ -100,10 +99,10 @@ def test_every_type_is_that_of_the_table(mixture: str, blocks: int) -> None:
     chosen = MIXTURES[mixture]
     for block in range(blocks):
         for part in PARTS:
-            found = tensor_type(chosen, f"blk.{block}.{part}.weight", 4096, blocks)
+            found = tensor_type(chosen, f"blk.{block}.{part}.weight", 4096, Traits(blocks))
             assert found.name == by_table(TABLE[mixture], part, block, blocks), (part, block)
-    assert tensor_type(chosen, "output.weight", 4096, blocks).name == ("Q8_0" if mixture == "Q8_0" else "Q6_K")
-    assert tensor_type(chosen, "token_embd.weight", 4096, blocks).name == TABLE[mixture][0]
+    assert tensor_type(chosen, "output.weight", 4096, Traits(blocks)).name == ("Q8_0" if mixture == "Q8_0" else "Q6_K")
+    assert tensor_type(chosen, "token_embd.weight", 4096, Traits(blocks)).name == TABLE[mixture][0]
 
 
 @pytest.mark.parametrize("blocks", [32, 40])
@@ -112,20 +111,22 @@ def test_every_type_with_an_importance_is_that_of_the_table(mixture: str, blocks
     chosen, entry = ALL_MIXTURES[mixture], (TABLE | WITH_IMPORTANCE)[mixture]
     for block in range(blocks):
         for part in PARTS:
-            found = tensor_type(chosen, f"blk.{block}.{part}.weight", 4096, blocks, True)
+            found = tensor_type(chosen, f"blk.{block}.{part}.weight", 4096, Traits(blocks), True)
             assert found.name == by_table(entry, part, block, blocks), (part, block)
     output = "Q5_K" if mixture in Q5_OUTPUT else "Q8_0" if mixture == "Q8_0" else "Q6_K"
-    assert tensor_type(chosen, "output.weight", 4096, blocks, True).name == output
-    assert tensor_type(chosen, "token_embd.weight", 4096, blocks, True).name == EMBEDDING.get(mixture, entry[0])
+    assert tensor_type(chosen, "output.weight", 4096, Traits(blocks), True).name == output
+    assert tensor_type(chosen, "token_embd.weight", 4096, Traits(blocks), True).name == EMBEDDING.get(mixture, entry[0])
 
 
 @pytest.mark.parametrize("mixture", CALIBRATED_MIXTURES)
 def test_a_mixture_that_needs_an_importance_has_types_that_do(mixture: str) -> None:
     chosen = CALIBRATED_MIXTURES[mixture]
     assert chosen.needs_importance
-    assert type_needs_importance(chosen, "blk.20.attn_q.weight", tensor_type(chosen, "blk.20.attn_q.weight", 4096, 32))
+    assert type_needs_importance(
+        chosen, "blk.20.attn_q.weight", tensor_type(chosen, "blk.20.attn_q.weight", 4096, Traits(32))
+    )
     for other in MIXTURES.values():
-        kinds = {tensor_type(other, f"blk.{i}.{part}.weight", 4096, 32) for i in range(32) for part in PARTS}
+        kinds = {tensor_type(other, f"blk.{i}.{part}.weight", 4096, Traits(32)) for i in range(32) for part in PARTS}
         assert not any(type_needs_importance(other, "blk.0.attn_q.weight", kind) for kind in kinds)
         assert not other.needs_importance
 
@@ -134,7 +135,7 @@ def test_a_mixture_that_needs_an_importance_has_types_that_do(mixture: str) -> N
 def test_unquantized_mixtures_have_one_type(name: str) -> None:
     for tensor in ("output.weight", "token_embd.weight", "blk.0.attn_v.weight"):
         for columns in (4096, 96, 33):
-            assert tensor_type(MIXTURES[name], tensor, columns, 32).name == name
+            assert tensor_type(MIXTURES[name], tensor, columns, Traits(32)).name == name
 
 
 @pytest.mark.parametrize(
@@ -161,11 +162,11 @@ def test_unquantized_mixtures_have_one_type(name: str) -> None:
 )
 def test_rows_that_do_not_divide_fall_back(mixture: str, narrow: str) -> None:
     gate = "blk.20.ffn_gate.weight"
-    assert tensor_type(ALL_MIXTURES[mixture], gate, 13696, 40).name == narrow
-    assert tensor_type(ALL_MIXTURES[mixture], gate, 48, 40).name == "F16"
+    assert tensor_type(ALL_MIXTURES[mixture], gate, 13696, Traits(40)).name == narrow
+    assert tensor_type(ALL_MIXTURES[mixture], gate, 48, Traits(40)).name == "F16"
     is_wide = GgmlType[ALL_MIXTURES[mixture].default.name].name not in ("Q8_0", "Q4_0", "IQ4_NL")
-    assert tensor_type(ALL_MIXTURES[mixture], "output.weight", 13696, 40).name == "Q8_0"
-    assert tensor_type(ALL_MIXTURES[mixture], "output.weight", 48, 40).name == "F16"
+    assert tensor_type(ALL_MIXTURES[mixture], "output.weight", 13696, Traits(40)).name == "Q8_0"
+    assert tensor_type(ALL_MIXTURES[mixture], "output.weight", 48, Traits(40)).name == "F16"
     assert is_wide or narrow == mixture
 
 
@@ -195,7 +196,7 @@ def test_a_mixture_of_ours_is_llama_cpps_where_rows_divide(mixture: str) -> None
     for block in range(40):
         for part in PARTS:
             name = f"blk.{block}.{part}.weight"
-            assert tensor_type(ours, name, 5120, 40) == tensor_type(theirs, name, 5120, 40)
+            assert tensor_type(ours, name, 5120, Traits(40)) == tensor_type(theirs, name, 5120, Traits(40))
 
 
 @pytest.mark.parametrize("mixture", OWN_MIXTURES)
@@ -205,5 +206,5 @@ def test_a_mixture_of_ours_is_never_larger(mixture: str) -> None:
     ours, theirs = OWN_MIXTURES[mixture], MIXTURES[mixture.removesuffix("_NL")]
     for block in range(40):
         name = f"blk.{block}.ffn_down.weight"
-        kinds = [tensor_type(one, name, 13696, 40) for one in (ours, theirs)]
+        kinds = [tensor_type(one, name, 13696, Traits(40)) for one in (ours, theirs)]
         assert row_bytes(kinds[0], 13696) <= row_bytes(kinds[1], 13696)

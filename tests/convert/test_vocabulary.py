@@ -114,6 +114,13 @@ def test_an_added_token_outside_the_embedding_is_refused(number: object, tmp_pat
     assert "'<tool>'" in message
 
 
+@pytest.mark.parametrize(
+    ("token", "what"), [("a\ud800", "is no text"), ("a\0", "is no text"), ("[PAD701]", "700 and 701 are both")]
+)
+def test_an_added_token_that_no_file_can_hold_is_refused(token: str, what: str, tmp_path: Path) -> None:
+    assert what in refusal(read, folder(tmp_path, added_tokens={token: 700}))
+
+
 def test_roles_outside_the_vocabulary_are_refused(tmp_path: Path) -> None:
     for roles in ((0, 196), (195, 704), (2, 3)):
         assert "role id" in refusal(read_vocabulary, folder(tmp_path), 704, roles)

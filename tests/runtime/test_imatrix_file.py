@@ -231,7 +231,7 @@ HOSTILE: dict[str, Callable[[Parts], Parts]] = {
     "tensors of other names": lambda one: Parts(one.keys, (tensor("a", 1),)),
     "sums without a count": lambda one: Parts(one.keys, one.tensors[:1]),
     "a count without sums": lambda one: Parts(one.keys, one.tensors[1:2]),
-    "counts of experts": lambda one: one.with_tensor(1, tensor(one.tensors[1].name, 1, 2, 3, 4)),
+    "counts that sums do not divide by": lambda one: one.with_tensor(1, tensor(one.tensors[1].name, *range(1, 8))),
     "a negative count": lambda one: one.with_tensor(1, tensor(one.tensors[1].name, -1)),
     "a count of infinity": lambda one: one.with_tensor(1, tensor(one.tensors[1].name, np.inf)),
     "a count of NaN": lambda one: one.with_tensor(1, tensor(one.tensors[1].name, np.nan)),

@@ -41,7 +41,7 @@ def test_an_entry_is_complete(release: Release) -> None:
     assert release.variant in ("base", "chat", "instruct")
     assert all((release.name, release.repository, release.revision, release.size, release.licence, release.licence_id))
     assert release.languages
-    assert release.supported == (release.layout is not None)
+    assert not release.supported or release.layout is not None
     if release.supported:
         assert release.context
         assert release.sampling
@@ -58,7 +58,7 @@ def test_an_entry_is_complete(release: Release) -> None:
 @_by_name
 def test_a_layout_is_the_one_of_facts_section_1(release: Release) -> None:
     layout = release.layout
-    if layout is None:
+    if layout is None or layout.generation is None:
         return
     assert (layout.hidden, layout.blocks, layout.ffn) == {"7B": (4096, 32, 11008), "13B": (5120, 40, 13696)}[
         release.size
@@ -69,6 +69,18 @@ def test_a_layout_is_the_one_of_facts_section_1(release: Release) -> None:
     assert layout.weights == 2 * layout.vocab * layout.hidden + layout.blocks * per_block + layout.hidden
     # 512 and 800 KiB per token (shared/llama.md section 2).
     assert layout.kv_bytes(1) == {"7B": 512, "13B": 800}[release.size] * 1024
+
+
+@_by_name
+def test_a_layout_of_the_m_series_has_its_bases_shape(release: Release) -> None:
+    """Parameters as the bases' cards give them, 32.8 and 235 billion; of Baichuan-M1 those of facts section 1."""
+    if release.layout is None or release.layout.generation is not None:
+        return
+    layout, heads = release.layout, {"m1": (8 * 128 + 2 * 256) / 2, "m2": 8 * 128, "m3": 4 * 128}[release.generation]
+    assert layout.keys == heads
+    assert layout.architecture == {"m1": "baichuan_m1", "m2": "qwen2", "m3": "qwen3moe"}[release.generation]
+    assert f"{layout.weights / 1e9:.1f}" == {"m1": "14.5", "m2": "32.8", "m3": "235.1"}[release.generation]
+    assert layout.kv_bytes(10) == 10 * 2 * layout.blocks * heads * 2
 
 
 @_by_name

@@ -42,14 +42,14 @@ def _without_roles(text: str) -> bool:
     return "<reserved_1" not in text
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(text=(_any_text | _near_text).filter(_without_roles))
 def test_ids_are_sentencepieces(small: Pair, text: str) -> None:
     tokenizer, reference = small
     assert tokenizer.encode(text) == reference.encode(text)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(text=(_any_text | _near_text).filter(_without_roles))
 def test_extra_spaces_are_folded_as_sentencepiece_folds_them(folding: Pair, text: str) -> None:
     tokenizer, reference = folding
@@ -57,7 +57,7 @@ def test_extra_spaces_are_folded_as_sentencepiece_folds_them(folding: Pair, text
     assert tokenizer.encode(text) == reference.encode(text)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(text=_any_text | _near_text)
 def test_the_bytes_come_back(small: Pair, text: str) -> None:
     tokenizer, _ = small

@@ -46,6 +46,7 @@ _LONGEST_LINE = 400
 _ROOT = Path(__file__).resolve().parents[2]
 _TEXT = "模型 é\n <0x0A>reads <reserved_106>\x01"
 _TOKENS, _SCORES, _TYPES = (f"tokenizer.ggml.{name}" for name in ("tokens", "scores", "token_type"))
+_MERGES = "tokenizer.ggml.merges"
 _FLOATS = (0.0, -0.0, 1.0, -1.0, 1e38, -1e38, 1e-45, float("nan"), float("inf"), float("-inf"))
 _TEXTS = ("", "x", "\0", "a" * 70000, b"\xff\xfe\x80", "\x1b[2J\n\r", "none", "llama", "gpt2", "bert", "t5", "rwkv")
 # Keys that llama.cpp reads for every architecture and a file of bq does not have (src/llama-arch.cpp), and alignment.
@@ -130,7 +131,8 @@ def _keys(parts: Parts) -> Broken:
         )
         for label, kind, value in _values(key.kind):
             yield f"{key.name} = {label}", parts.with_key(key.name, kind, value)
-    for name in _MORE_KEYS.split():
+    architecture = parts.key("general.architecture").value[8:].decode()
+    for name in _MORE_KEYS.replace("baichuan.", f"{architecture}.").split():
         for label, kind, value in _values(
             U16 if name.startswith("split") else STRING if name.endswith("type") else U32
         ):
@@ -139,9 +141,9 @@ def _keys(parts: Parts) -> Broken:
         yield f"key {name[:9]!r}", parts.with_key(name, U32, encoded(U32, 1))
 
 
-def strings(parts: Parts) -> list[str]:
-    """The vocabulary's pieces."""
-    data, at, found = parts.key(_TOKENS).value[12:], 0, []
+def strings(parts: Parts, name: str = _TOKENS) -> list[str]:
+    """The vocabulary's pieces, or another array of strings."""
+    data, at, found = parts.key(name).value[12:], 0, []
     while at < len(data):
         size = struct.unpack_from("<Q", data, at)[0]
         found.append(data[at + 8 : at + 8 + size].decode())
@@ -151,9 +153,12 @@ def strings(parts: Parts) -> list[str]:
 
 def _vocabularies(parts: Parts) -> Broken:
     pieces = strings(parts)
-    scores = list(struct.unpack(f"<{len(pieces)}f", parts.key(_SCORES).value[12:]))
+    has_scores = any(key.name == _SCORES for key in parts.keys)  # a byte-level vocabulary has merges instead
+    scores = (
+        list(struct.unpack(f"<{len(pieces)}f", parts.key(_SCORES).value[12:])) if has_scores else [0.0] * len(pieces)
+    )
     types = list(struct.unpack(f"<{len(pieces)}i", parts.key(_TYPES).value[12:]))
-    first_byte = pieces.index("<0x00>")
+    first_byte = pieces.index("<0x00>") if "<0x00>" in pieces else 256
 
     def with_pieces(changes: dict[int, str]) -> Parts:
         return parts.with_key(_TOKENS, ARRAY, array(STRING, [changes.get(i, piece) for i, piece in enumerate(pieces)]))
@@ -171,8 +176,10 @@ def _vocabularies(parts: Parts) -> Broken:
         "<|im_end|>",
         "\x1b[2J",
     ):
-        for token in (0, 1, 2, 195, first_byte, first_byte + 10, 600, len(pieces) - 1):
+        for token in (0, 1, 2, 195, first_byte, first_byte + 10, min(600, len(pieces) - 2), len(pieces) - 1):
             yield f"piece {token} is {bad[:12]!r}", with_pieces({token: bad})
+    if not has_scores:
+        yield from _merges(parts)
     yield "all pieces empty", with_pieces(dict.fromkeys(range(len(pieces)), ""))
     yield "two empty pieces", with_pieces({600: "", 601: ""})
     yield "an empty piece and its name", with_pieces({600: "", 601: "[EMPTY_600]"})
@@ -191,6 +198,14 @@ def _vocabularies(parts: Parts) -> Broken:
         for token in (0, 2, 195, first_byte, 600):
             changed = [kind if i == token else one for i, one in enumerate(types)]
             yield f"type {kind} for {token}", parts.with_key(_TYPES, ARRAY, array(I32, changed))
+
+
+def _merges(parts: Parts) -> Broken:
+    found = strings(parts, _MERGES)
+    for bad in ("", " ", "a", "a ", " a", "a b c", "\0", "a\0 b", "é à", "\udcff a", "a" * 5000 + " b"):
+        yield f"a merge {bad[:9]!r}", parts.with_key(_MERGES, ARRAY, array(STRING, [*found[:3], bad, *found[4:]]))
+    yield "all merges backwards", parts.with_key(_MERGES, ARRAY, array(STRING, found[::-1]))
+    yield "all merges twice", parts.with_key(_MERGES, ARRAY, array(STRING, found * 2))
 
 
 def _tensors(parts: Parts) -> Broken:

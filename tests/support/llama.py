@@ -6,8 +6,9 @@ The logits use a float32 KV cache and no flash attention: the defaults round key
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +29,10 @@ def quantize_with_llama(source: Path, out: Path, file_type: int, threads: int = 
     assert result == 0, f"llama_model_quantize gave {result}"
 
 
-def logits(path: Path, ids: Sequence[int]) -> npt.NDArray[np.float32]:
-    """Logits [n, vocabulary] of every position of `ids`, decoded in one batch."""
+def logits(
+    path: Path, ids: Sequence[int], before: Callable[[Any, Any], None] = lambda model, context: None
+) -> npt.NDArray[np.float32]:
+    """Logits [n, vocabulary] of every position of `ids`, decoded in one batch; `before` that it sees model and context."""
     lib = library()
     model = lib.llama_model_load_from_file(str(path).encode(), model_params())
     assert model, path
@@ -37,10 +40,11 @@ def logits(path: Path, ids: Sequence[int]) -> npt.NDArray[np.float32]:
     params.n_ctx = params.n_batch = max(64, len(ids))
     params.type_k = params.type_v = F32_TYPE
     params.flash_attn_type = FLASH_ATTENTION_OFF
-    params.n_threads = params.n_threads_batch = 2
+    params.n_threads = params.n_threads_batch = 1  # more would wait for each other, spinning: the models are tiny
     context = lib.llama_init_from_model(model, params)
     batch = lib.llama_batch_init(len(ids), 0, 1)
     try:
+        before(model, context)
         batch.n_tokens = len(ids)
         for i, token in enumerate(ids):
             batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, i, 1, 1

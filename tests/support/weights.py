@@ -17,7 +17,7 @@ import numpy as np
 
 from tests.support.stored import F32, DType, Storage, Stored, encode, rounded
 
-Kind = Literal["matrix", "head", "unit_head", "norm", "inv_freq"]
+Kind = Literal["matrix", "head", "unit_head", "norm", "inv_freq", "taps"]
 _CHUNK_VALUES = 1 << 20
 
 
@@ -55,6 +55,8 @@ def _rows(weight: Weight, seed: int) -> Iterator[F32]:
         yield (10000.0 ** -(np.arange(weight.shape[0]) / weight.shape[0])).astype(np.float32)
     elif weight.kind == "norm":
         yield rng.uniform(0.4, 1.6, weight.shape[0]).astype(np.float32)
+    elif weight.kind == "taps":  # of a convolution, whatever the shape
+        yield rng.uniform(0.2, 0.8, weight.shape).astype(np.float32)
     else:
         yield from _matrix_rows(weight, rng)
 

@@ -69,12 +69,19 @@ def test_one_release_in_detail(release: object) -> None:
             (row,) = (line.split() for line in text.splitlines() if line.split()[:1] == [mixture])
             assert row[1] == f"{size / 2**30:.2f}"
     else:
-        assert f"Not convertible: {data['reason']} {data['remedy']}" in text
+        assert f"Not supported: {data['reason']} {data['remedy']}" in text
         assert "bq convert" not in text
 
 
 def test_a_release_is_found_by_its_repository() -> None:
     assert models("baichuan-inc/Baichuan2-7B-Chat").stdout == models("baichuan2-7b-chat").stdout
+
+
+def test_grouped_heads_make_the_cache_small() -> None:
+    """Two of 64 blocks × 8 key-value heads × 128 elements of 2 bytes; without groups it would be five times as much."""
+    assert "KV cache    256 KiB per token (f16)" in models("baichuan-m2-32b").stdout
+    one = json.loads(models("baichuan-m2-32b", "--json").stdout)
+    assert one["memory_bytes"]["Q4_K_M"] - one["size_bytes"]["Q4_K_M"] == 2 * 64 * 8 * 128 * 2 * 131072 + (512 << 20)
 
 
 def test_an_unknown_name_is_a_wrong_use(bq: Bq) -> None:
@@ -86,9 +93,9 @@ def test_an_unknown_name_is_a_wrong_use(bq: Bq) -> None:
 def test_chinese(bq: Bq) -> None:
     table, detail = bq("models", "--lang", "zh").stdout.decode(), bq("models", "baichuan-13b-chat-int8", "--lang=zh")
     assert "选哪一个？" in table
-    assert "不能转换：int8 重打包版本不含原始权重。请使用 bf16 原版" in detail.stdout.decode()
+    assert "不支持：int8 重打包版本不含原始权重。请使用 bf16 原版" in detail.stdout.decode()
     reasons = [one["reason"] for one in json.loads(bq("models", "--json", "--lang", "zh").stdout)]
-    assert "llama.cpp 尚无此架构。" in reasons
+    assert "其张量可以转换，但 llama.cpp 没有能计算它的计算图。" in reasons
 
 
 def test_a_reader_that_goes_away_is_no_error(bq_command: object) -> None:

@@ -73,3 +73,19 @@ def test_the_line_mode_stays_off_the_network(watched: dict[str, str], bq: Bq, de
     done = bq("chat", "-m", demo_gguf, "--greedy", "--max-tokens", 20, stdin=b"What is bq?\n", env=watched)
     assert done.returncode == 0
     assert {event for _, event, _ in events(watched)} == {"watched"}
+
+
+def test_what_lists_and_finds_models_stays_off_the_network(watched: dict[str, str], bq: Bq, demo_gguf: Path) -> None:
+    for command, status in (
+        (["import", demo_gguf], 0),
+        (["list", "--rescan"], 0),
+        (["path", "bq-demo"], 0),
+        (["chat", "baichuan2-7b-chat"], 2),  # it is not here, and there is no terminal to ask on
+        (["pull", "no-such-release"], 2),
+        (["pull", "baichuan2-7b-chat", "--offline", "--yes"], 1),
+        (["rm", "bq-demo", "--yes"], 0),
+    ):
+        assert bq(*command, env={**watched, "HF_HOME": watched["WATCHED_TO"] + "-hf"}).returncode == status, command
+    done = bq("pull", "baichuan2-7b-chat", "--yes", env={**watched, "HF_HUB_OFFLINE": "1"})
+    assert b"bq is offline" in done.stderr
+    assert {event for _, event, _ in events(watched)} == {"watched"}

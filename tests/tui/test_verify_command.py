@@ -32,7 +32,7 @@ def test_a_right_file_says_what_its_checkpoint_says(bq: Bq, path: Path, source: 
     assert lines[0].startswith("pass     checkpoint: Baichuan 2, chat, Q8_0, 0.00 GiB, made by bq ")
     assert {line.split()[0] for line in lines[:-2]} == {"pass"}
     assert lines[-1].startswith(f"{path.name} says what {source} says: 291 tensors bit for bit, ")
-    assert "SentencePiece's ids, KL divergence" in lines[-1]
+    assert "the ids of SentencePiece, KL divergence" in lines[-1]
     assert lines[-1].endswith("over 12 tokens.")
     assert done.stderr == b""
 

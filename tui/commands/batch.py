@@ -15,12 +15,14 @@ from bq.runtime.language import say
 from bq.tui.batch_input import Batch, Task, Template, read_batch
 from bq.tui.batch_journal import journal_path, open_journal, refuse_existing
 from bq.tui.batch_progress import Printer, Progress, Sink
+from bq.tui.thinking import split_thinking
 
 if TYPE_CHECKING:
     from bq.runtime.batch import Job, Result
     from bq.runtime.generation import Options
     from bq.runtime.gguf_file import GgufFile
     from bq.runtime.model import Model
+    from bq.runtime.prompt_format import Think
 
 F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_PARALLEL = 8
@@ -114,7 +116,7 @@ class _Work:
         self._path = choose_model(given["model"])
         self._file = read_gguf(self._path)
         self._texts = {"INSTRUCTION": instruction, "--system": system}
-        _check_variant(self._file, batch, force)
+        _check_model(self._file, batch, force, given["think"])
 
     def to_stdout(self) -> int:
         """Print the answers, each as soon as all before it are there."""
@@ -174,14 +176,18 @@ class _Work:
 
     def _header(self) -> dict[str, Any]:
         """What the answers depend on."""
+        from bq.runtime.adapters import fingerprint_of, given_adapter
         from bq.runtime.session import ModelSource
 
+        adapters = [given_adapter(text) for text in self._given["adapters"]]
         options: dict[str, Any] = dict(self._texts)
         for name in _ANSWERS_DEPEND_ON:
             value = self._given[name]
             options["--" + name.replace("_", "-")] = list(value) if isinstance(value, tuple) else value
+        if self._given["think"] is not None:  # a run that an older bq began says nothing of it
+            options["--think"] = self._given["think"]
         return {
-            "model": dict(ModelSource.of(self._file, "").fingerprint()),
+            "model": {**ModelSource.of(self._file, "").fingerprint(), **fingerprint_of(adapters)},
             "input": self._batch.digest,
             "options": options,
         }
@@ -221,7 +227,7 @@ class _Work:
         if result.error:
             raise BqError(result.error)
         if self._given["constraint"] is not None:
-            check_whole(result.stop, result.text if self._given["json_schema"] else None)
+            check_whole(result.stop, split_thinking(result.text)[1] if self._given["json_schema"] else None)
 
     def _options(self, model: "Model") -> "Options":
         from bq.runtime.generation import Options
@@ -232,6 +238,7 @@ class _Work:
             max_tokens=self._given["max_tokens"],
             stop=self._given["stop"],
             constraint=self._given["constraint"],
+            think=self._given["think"] or "auto",
         )
 
 
@@ -260,12 +267,11 @@ class _Jobs:
 
         options = self._options
         sampling = replace(options.sampling or self._model.info.sampling, seed=line_seed(self._seed, task.line))
-        return Job(task.line, self._ids(task), replace(options, sampling=sampling))
-
-    def _ids(self, task: Task) -> tuple[int, ...]:
+        options = replace(options, sampling=sampling)
         if task.text is not None:
-            return tuple(self._model.tokenizer.encode(task.text))
-        return self._model.prompt(task.messages, self._options.max_tokens).ids
+            return Job(task.line, tuple(self._model.tokenizer.encode(task.text)), options)
+        prompt, options = self._model.question(task.messages, options)
+        return Job(task.line, prompt.ids, options, prompt.opens)
 
 
 def line_seed(seed: int, line: int) -> int:
@@ -276,7 +282,10 @@ def line_seed(seed: int, line: int) -> int:
 
 def _as_answer(task: Task, result: "Result", check: Callable[["Result"], None]) -> dict[str, Any]:
     """A line of the output; an error where `check` raises one."""
-    answer = {**task.head, "line": task.line, "output": result.text, "stop": result.stop, "tokens": result.tokens}
+    thought, said = ("", result.text) if task.text is not None else split_thinking(result.text)
+    answer = {**task.head, "line": task.line, "output": said, "stop": result.stop, "tokens": result.tokens}
+    if thought:
+        answer["thinking"] = thought
     try:
         check(result)
     except BqError as error:
@@ -284,12 +293,16 @@ def _as_answer(task: Task, result: "Result", check: Callable[["Result"], None]) 
     return answer
 
 
-def _check_variant(file: "GgufFile", batch: Batch, force: bool) -> None:
-    from bq.runtime.known import base_refusal, describe_file
+def _check_model(file: "GgufFile", batch: Batch, force: bool, think: "Think | None") -> None:
+    """Raise UsageError for a model that could answer no line of the batch that asks it."""
+    from bq.runtime.known import base_refusal, check_think, describe_file
 
     known = describe_file(file)
-    if batch.has_chat and known.variant == "base" and not force:
+    if not batch.has_chat:
+        return
+    if known.variant == "base" and not force:
         raise base_refusal(known.name, say('{"text": "…"} lines', '{"text": "…"} 行'))
+    check_think(file, think, known.name)
 
 
 def _tell_unread(batch: Batch) -> None:

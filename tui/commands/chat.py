@@ -11,6 +11,7 @@ import click
 from bq.runtime.errors import UsageError
 from bq.runtime.language import is_chosen, say, set_language
 from bq.tui.answer import check_text
+from bq.tui.commands.model_name import ModelName
 from bq.tui.commands.options import (
     SAMPLING,
     load_options,
@@ -18,11 +19,13 @@ from bq.tui.commands.options import (
     sampling,
     sampling_options,
     session_option,
+    think_option,
 )
 from bq.tui.harmless import clean
 from bq.tui.kept_session import KeptSession, session_in_use
 
 if TYPE_CHECKING:
+    from bq.runtime.prompt_format import Think
     from bq.runtime.sampling import Sampling
     from bq.tui.conversation import Mode
     from bq.tui.opening import Opening
@@ -32,10 +35,12 @@ if TYPE_CHECKING:
 @click.command(
     help=say(
         "Talk to a model in the terminal: several turns, or single instructions (F2). In a pipe, or on a terminal that "
-        "cannot draw, each line is a message.",
-        "在终端中与模型对话：多轮对话或单条指令（F2）。在管道中或无法绘制界面的终端上，每行是一条消息。",
+        "cannot draw, each line is a message. MODEL is as with -m; a release that is not here yet is offered.",
+        "在终端中与模型对话：多轮对话或单条指令（F2）。在管道中或无法绘制界面的终端上，每行是一条消息。"
+        "MODEL 与 -m 相同；尚未下载的发布版会询问是否下载。",
     )
 )
+@click.argument("name", metavar="[MODEL]", required=False, type=ModelName())
 @click.option("--system", default="", help=say("A system prompt.", "系统提示。"))
 @click.option("--instruct", is_flag=True, help=say("Begin with single instructions.", "以单条指令模式开始。"))
 @click.option(
@@ -51,13 +56,25 @@ if TYPE_CHECKING:
 @model_options_alone
 @sampling_options
 @session_option
-def command(system: str, session: str | None, **given: Any) -> int:
+@think_option
+def command(name: str | None, system: str, session: str | None, **given: Any) -> int:
     """Open the app or the line mode on the model."""
+    given["model"] = _one_model(name, given["model"])
     check_text("--system", system)
     _check_beginning(system, session, given)
     settings = _settings(given["theme"])
     with session_in_use(session) as kept:
         return _chat(system, kept, settings, given)
+
+
+def _one_model(name: str | None, option: str | None) -> str | None:
+    """MODEL and -m mean the same. Raises UsageError if both are given."""
+    if name is not None and option is not None:
+        raise UsageError(
+            say(f"The model is given twice: {name} and -m {option}.", f"模型给出了两次：{name} 与 -m {option}。"),
+            say("Leave one of them out.", "请去掉其中一个。"),
+        )
+    return name if name is not None else option
 
 
 def _check_beginning(system: str, session: str | None, given: dict[str, Any]) -> None:
@@ -100,6 +117,7 @@ def _chat(system: str, kept: KeptSession | None, settings: "Settings", given: di
         system=system,
         sampling=_changed_sampling(path, given, settings),
         max_tokens=given["max_tokens"],
+        think=_think(path, given["think"]),
         session=kept,
         resume=_latest(mode) if given["goes_on"] else None,
         settings=settings,
@@ -168,6 +186,18 @@ def _latest(mode: "Mode") -> str | None:
     if found is None:
         click.echo(say("There is no conversation yet: a new one begins.", "还没有对话：开始新的对话。"), err=True)
     return found
+
+
+def _think(path: Path, think: "Think | None") -> "Think | None":
+    """Raises UsageError if the model knows nothing of it."""
+    if think in (None, "auto"):
+        return think
+    from bq.runtime.gguf_file import read_gguf
+    from bq.runtime.known import check_think, describe_file
+
+    file = read_gguf(path)
+    check_think(file, think, describe_file(file).name)
+    return think
 
 
 def _changed_sampling(path: Path, given: dict[str, Any], settings: "Settings") -> "Sampling | None":

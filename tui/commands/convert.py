@@ -12,6 +12,8 @@ from click.core import ParameterSource
 from bq.runtime.errors import UsageError
 from bq.runtime.language import say
 from bq.runtime.releases import download_command, find_release
+from bq.tui.adapter_file import refuse_needless, write_adapter_file
+from bq.tui.commands.adapter_option import adapter_option, read_adapters
 from bq.tui.conversion_plan import count_text, describe, fallback_lines, plans_json, plans_text
 from bq.tui.table import size_text
 
@@ -114,6 +116,20 @@ _SLOW_TABLES = ("IQ1", "IQ2", "IQ3")  # llama.cpp takes some seconds for them, o
     type=click.IntRange(1, 1024),
     help=say("Threads to use. [default: all cores]", "线程数。[默认：全部核心]"),
 )
+@adapter_option(
+    say(
+        "A LoRA adapter as PEFT saves it, merged into the weights on the way; several times for several, each with its weight.",
+        "PEFT 保存的 LoRA 适配器，在转换时合并进权重；可多次给出，各带权重。",
+    )
+)
+@click.option(
+    "--adapter-gguf",
+    is_flag=True,
+    help=say(
+        "Write the one --adapter as a GGUF file of its own, which llama.cpp adds to a model of this base.",
+        "将唯一的 --adapter 单独写成 GGUF 文件，由 llama.cpp 在运行时加到此基座的模型上。",
+    ),
+)
 @click.option("--dry-run", is_flag=True, help=say("Print the plan, write nothing.", "只输出计划，不写文件。"))
 @click.option(
     "--json",
@@ -140,6 +156,8 @@ def command(
     quantizer: "Wish",
     effort: "Effort",
     threads: int | None,
+    adapters: Sequence[str],
+    adapter_gguf: bool,
     dry_run: bool,
     as_json: bool,
     force: bool,
@@ -152,6 +170,15 @@ def command(
 
     is_mixture_given = context.get_parameter_source("mixtures") is not ParameterSource.DEFAULT
     _check_options(as_json and not dry_run, bool(types_file) and is_mixture_given, imatrix_file, calibrate, texts)
+    if adapter_gguf:
+        needless = {
+            "-q": is_mixture_given,
+            "--types": types_file,
+            "--imatrix": imatrix_file,
+            "--calibrate": calibrate,
+            "--dry-run": dry_run,
+        }
+        refuse_needless(adapters, [name for name, is_given in needless.items() if is_given])
     folder, name = find_source(source)
     if not folder.exists() and (release := find_release(source)) is not None:
         raise UsageError(
@@ -159,7 +186,10 @@ def command(
             say("Download the release first: ", "请先下载该发布：") + download_command(release),
         )
     types, importance = _read_types(types_file), _read_importance(imatrix_file, calibrate)
-    conversions = prepare_several(folder, mixtures, variant, name, types, importance)
+    conversions = prepare_several(folder, mixtures, variant, name, types, importance, read_adapters(adapters))
+    if adapter_gguf:
+        write_adapter_file(conversions[0], output, force)
+        return
     check_wishes([tensor for one in conversions for tensor in one.plan.tensors], quantizer, effort)
     if dry_run:
         click.echo(plans_json(conversions) if as_json else plans_text(conversions))
@@ -265,6 +295,8 @@ def _convert(outputs: "Sequence[Output]", threads: int | None, force: bool) -> N
 
 
 def _report(output: "Output", done: "Converted") -> None:
+    from bq.tui.chosen_model import register_model
+
     plan = output.conversion.plan
     speed = plan.weights / done.write_seconds
     _note(done.checked.describe())
@@ -276,7 +308,9 @@ def _report(output: "Output", done: "Converted") -> None:
             f"（每秒 {count_text(speed)}个权重），检查用时 {done.check_seconds:.1f} 秒。",
         )
     )
-    _note(say("Try it: ", "试用：") + next_step(output.conversion.identity.variant, str(output.path)))
+    if output.conversion.can_run:
+        _note(say("Try it: ", "试用：") + next_step(output.conversion.identity.variant, str(output.path)))
+    register_model(output.path)
     click.echo(str(output.path))
 
 

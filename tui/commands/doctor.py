@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
 @click.command(
     help=say(
         "Show the devices, memory and cores that llama.cpp can use here, and how each MODEL would be loaded. "
-        "[default: the last used, and those in bq's own folder]",
-        "显示 llama.cpp 在本机可用的设备、内存与核心，以及每个 MODEL 会如何加载。[默认：上次使用的，以及 bq 自己文件夹中的模型]",
+        "[default: those of the library]",
+        "显示 llama.cpp 在本机可用的设备、内存与核心，以及每个 MODEL 会如何加载。[默认：模型库中的全部模型]",
     )
 )
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
@@ -26,9 +25,9 @@ if TYPE_CHECKING:
 def command(models: tuple[str, ...], as_json: bool) -> int:
     """Examine and print; the exit status is 1 if a model that was named cannot be run."""
     from bq.tui.checkup import as_data, examine
-    from bq.tui.chosen_model import known_models
+    from bq.tui.chosen_model import known_models, model_named
 
-    checkup = examine([Path(model).expanduser() for model in models] or known_models())
+    checkup = examine([model_named(model) for model in models] or known_models())
     if as_json:
         click.echo(json.dumps(as_data(checkup), ensure_ascii=False, indent=2))
     else:

@@ -9,7 +9,7 @@ import click
 
 from bq.runtime.errors import BqError, Cancelled, UsageError
 from bq.runtime.language import say
-from bq.tui.commands.options import device_options
+from bq.tui.commands.options import device_options, rpc_option
 from bq.tui.harmless import clean
 from bq.tui.measuring import Progress, compared
 from bq.tui.plot import Point, svg_plot, terminal_plot
@@ -84,9 +84,11 @@ _ROUNDING = 1e-5  # a divergence below it is that of the reference itself
 )
 @click.option("--json", "as_json", is_flag=True, help=say("Print JSON.", "输出 JSON。"))
 @device_options
+@rpc_option
 def command(files: Sequence[str], plot: str | None, no_store: bool, as_json: bool, **given: Any) -> None:
     """Check everything, measure, then print the tables."""
     _check(given, plot)
+    given["against"] = _reference(given["against"])
     measured = _measure(files, given, not no_store)
     if plot is not None:
         _write_plot(path_named(plot), measured)
@@ -152,16 +154,24 @@ def _wish(given: dict[str, Any]) -> "Wish":
         context=given["ctx"],
         chunks=given["chunks"],
         save_logits=path_named(given["save_logits"]) if given["save_logits"] is not None else None,
-        options=LoadOptions(threads=given["threads"], gpu_layers=given["gpu_layers"], device=given["device"]),
+        options=LoadOptions(**{name: given[name] for name in ("threads", "gpu_layers", "device", "rpc")}),
     )
 
 
 def _model_path(given: str) -> Path:
-    from bq.tui.chosen_model import refuse_folder
+    from bq.tui.chosen_model import model_named, refuse_folder
 
-    path = path_named(given)
+    path = model_named(given)
     refuse_folder(path)
     return path
+
+
+def _reference(given: str | None) -> str | None:
+    """A folder, a file, or a model's name as its file."""
+    from bq.convert.convert import DEMO_SOURCE
+    from bq.tui.chosen_model import model_named
+
+    return given if given in (None, DEMO_SOURCE) else str(model_named(given, folders=True))
 
 
 def _reference_passes(given: dict[str, Any]) -> int:

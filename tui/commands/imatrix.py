@@ -74,9 +74,10 @@ def command(
     from bq.runtime.evaluation.imatrix import Watch, gather
     from bq.runtime.values import LoadOptions
     from bq.tui.answer import stop_on_interrupt
+    from bq.tui.chosen_model import model_named
     from bq.tui.texts import texts_named
 
-    model = path_named(file)
+    model = model_named(file)
     out = path_named(output) if output else Path(f"{model.stem}.imatrix")
     given = texts_named(texts, "calibration")
     _warn(model)

@@ -32,14 +32,16 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help=say("Print everything as JSON.", "以 JSON 输出全部内容。"))
 def command(source: str, metadata: bool, tensors: bool, vocabulary: bool, with_all: bool, as_json: bool) -> int:
     """Look and print; the exit status is 1 where something is wrong that bq cannot do without."""
+    from bq.convert.convert import DEMO_SOURCE
     from bq.convert.inspect.inspect import inspect
+    from bq.tui.chosen_model import model_named
     from bq.tui.inspect.data import as_data, to_json
 
     if not source:
         raise UsageError(
             say("The name is empty.", "名称为空。"), say("Give a file or a folder.", "请给出文件或文件夹。")
         )
-    report = inspect(source)
+    report = inspect(source if source == DEMO_SOURCE else str(model_named(source, folders=True)))
     if as_json:
         click.echo(to_json(as_data(report)))
         return int(bool(report.problems))

@@ -49,7 +49,7 @@ def memory_bytes(release: Release, mixture: str) -> int | None:
 
 def as_data(release: Release) -> dict[str, Any]:
     """A release as plain data for JSON."""
-    sizes = dict(release.layout.sizes) if release.layout else {}
+    sizes = dict(release.layout.sizes) if release.layout and release.supported else {}
     return {
         "name": release.name,
         "repository": release.repository,
@@ -84,7 +84,7 @@ def _overview() -> str:
             "大小以 GiB 计。内存按 Q4_K_M 与完整上下文估算；减小 --ctx 可降低。",
         ),
         say("Which one?", "选哪一个？") + "\n" + table(("", ""), _advice())[1:].lstrip("\n"),
-        say("Not convertible:", "不能转换："),
+        say("Not supported:", "不支持："),
         table(
             ("", "", ""),
             [(f"  {one.name}", say(*one.reason), say(*one.remedy)) for one in releases() if not one.supported],
@@ -140,6 +140,14 @@ def _advice() -> list[tuple[str, str]]:
     ]
 
 
+def _kv_line(release: Release) -> list[tuple[str, str]]:
+    """What a long conversation costs: grouped heads make it several times less."""
+    if release.layout is None or not release.supported:
+        return []
+    kib = release.layout.kv_bytes(1) / 1024
+    return [(say("KV cache", "KV 缓存"), say(f"{kib:,.0f} KiB per token (f16)", f"每词元 {kib:,.0f} KiB（f16）"))]
+
+
 def _show_one(release: Release, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(as_data(release), ensure_ascii=False, indent=2))
@@ -152,6 +160,7 @@ def _show_one(release: Release, as_json: bool) -> None:
                 (say("repository", "仓库"), f"{release.repository} ({release.revision})"),
                 (say("variant", "类型"), release.variant),
                 (say("context", "上下文"), str(release.context or "?")),
+                *_kv_line(release),
                 (say("licence", "许可"), release.licence),
             ],
         ).lstrip("\n")
@@ -159,8 +168,8 @@ def _show_one(release: Release, as_json: bool) -> None:
     if release.layout is None or not release.supported:
         click.echo(
             say(
-                f"Not convertible: {release.reason[0]} {release.remedy[0]}",
-                f"不能转换：{release.reason[1]}{release.remedy[1]}",
+                f"Not supported: {release.reason[0]} {release.remedy[0]}",
+                f"不支持：{release.reason[1]}{release.remedy[1]}",
             )
         )
         return

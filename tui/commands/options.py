@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from bq.runtime.language import say
+from bq.runtime.prompt_format import THINK_MODES
+from bq.tui.commands.model_name import ModelName
 
 if TYPE_CHECKING:
     from bq.runtime.sampling import Sampling
     from bq.runtime.values import LoadOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
-LOADING = ("ctx", "threads", "gpu_layers", "kv", "device", "mlock", "force_fit")  # as LoadOptions has them
+LOADING = ("ctx", "threads", "gpu_layers", "kv", "device", "rpc", "mlock", "force_fit")  # as LoadOptions has them
 SAMPLING = ("temp", "top_k", "top_p", "repeat_penalty", "seed", "greedy")
 
 
@@ -49,14 +51,23 @@ _DEVICE = click.option(
         "使用的 GPU，如 CUDA0,CUDA1，或 cpu。[默认：全部]",
     ),
 )
+_RPC = click.option(
+    "--rpc",
+    metavar=say("HOST:PORT,…", "主机:端口,…"),
+    help=say(
+        "Spread the model over other machines, where `bq worker` runs; needs a build with RPC (`make RPC=1`).",
+        "把模型分布到运行 `bq worker` 的其他机器上；需要带 RPC 的构建（`make RPC=1`）。",
+    ),
+)
 # In the order of the help.
 _LOADING_OPTIONS = (
     click.option(
         "-m",
         "--model",
+        type=ModelName(),
         help=say(
-            "The GGUF file. [default: the last used, else the bundled one]",
-            "GGUF 文件。[默认：上次使用的，否则内置模型]",
+            "A GGUF file, or a model's name (`bq list`). [default: the last used, else the bundled one]",
+            "GGUF 文件，或模型名称（`bq list`）。[默认：上次使用的，否则内置模型]",
         ),
     ),
     click.option(
@@ -80,10 +91,21 @@ _LOADING_OPTIONS = (
 )
 _MORE_LOADING_OPTIONS = (
     _DEVICE,
+    _RPC,
     click.option(
         "--no-mmap",
         is_flag=True,
         help=say("Read the file instead of mapping it.", "读入文件而不是映射文件。"),
+    ),
+    click.option(
+        "--adapter",
+        "adapters",
+        multiple=True,
+        metavar=say("FILE[:WEIGHT]", "文件[:权重]"),
+        help=say(
+            "A LoRA adapter for this model, as `bq convert --adapter-gguf` writes it; several times for several.",
+            "用于此模型的 LoRA 适配器（由 `bq convert --adapter-gguf` 写出）；可多次给出。",
+        ),
     ),
     click.option("--mlock", is_flag=True, help=say("Keep the weights in RAM.", "把权重锁定在内存中。")),
     click.option(
@@ -147,6 +169,11 @@ def device_options(function: F) -> F:
     return _with_options(function, (_THREADS, _GPU_LAYERS, _DEVICE))
 
 
+def rpc_option(function: F) -> F:
+    """--rpc alone."""
+    return _RPC(function)
+
+
 def sampling_options(function: F) -> F:
     """How the next token is drawn; what is not given is as the release has it."""
     return _with_options(function, _SAMPLING_OPTIONS)
@@ -173,6 +200,18 @@ def draft_option(function: F) -> F:
     )(function)
 
 
+def think_option(function: F) -> F:
+    """--think."""
+    return click.option(
+        "--think",
+        type=click.Choice(THINK_MODES),
+        help=say(
+            "Whether the model thinks before it answers (Baichuan-M2 and M3). [default: auto, as the model decides]",
+            "模型回答前是否思考（Baichuan-M2 与 M3）。[默认：auto，由模型决定]",
+        ),
+    )(function)
+
+
 def session_option(function: F) -> F:
     """--session."""
     return click.option(
@@ -187,10 +226,12 @@ def session_option(function: F) -> F:
 
 def load_options(given: dict[str, Any]) -> "LoadOptions":
     """The LoadOptions of the command's arguments."""
+    from bq.runtime.adapters import given_adapter
     from bq.runtime.values import LoadOptions
 
     same = {name: given[name] for name in LOADING}
-    return LoadOptions(**same, batch=given["batch_size"], mmap=False if given["no_mmap"] else None)
+    adapters = tuple(given_adapter(text).text for text in given["adapters"])
+    return LoadOptions(**same, batch=given["batch_size"], mmap=False if given["no_mmap"] else None, adapters=adapters)
 
 
 def sampling(given: dict[str, Any], default: "Sampling") -> "Sampling":

@@ -88,12 +88,14 @@ def command(
 ) -> int:
     """Look, then print the findings or write the repaired file; 1 for what cannot be repaired."""
     from bq.convert.repair.repair import RepairOptions, check_output, plan_repair
+    from bq.tui.chosen_model import model_named
     from bq.tui.inspect.data import to_json
 
     if as_json and not dry_run:
         raise UsageError(say("--json goes with --dry-run.", "--json 须与 --dry-run 合用。"))
     options = RepairOptions(tokenizer, variant, release, _type_name(output_type))
-    plan = plan_repair(old.expanduser(), options)
+    old = model_named(str(old))
+    plan = plan_repair(old, options)
     out = output.expanduser() if output else plan.default_path
     if dry_run:
         click.echo(to_json(plan_data(plan, out)) if as_json else plan_text(plan))
@@ -122,6 +124,7 @@ def _type_name(text: str | None) -> str | None:
 def _repair(plan: "Repair", out: Path, threads: int | None, force: bool) -> None:
     from bq.convert.repair.repair import repair
     from bq.runtime.cpu import usable_cores
+    from bq.tui.chosen_model import register_model
     from bq.tui.progress import ProgressLine
 
     progress = ProgressLine()
@@ -137,6 +140,7 @@ def _repair(plan: "Repair", out: Path, threads: int | None, force: bool) -> None
             f"写入 {size_text(done.size_bytes)}，用时 {done.seconds:.1f} 秒。",
         )
     )
+    register_model(done.path)
     click.echo(str(done.path))
 
 

@@ -1,14 +1,23 @@
 """`bq run`: one instruction, one answer on stdout."""
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bq.runtime.errors import UsageError
 from bq.runtime.language import say
+from bq.tui.aloud import Aloud
 from bq.tui.answer import answer, check_text, piped_text
 from bq.tui.commands.batch import answer_batch, batch_options, check_alone
-from bq.tui.commands.options import draft_option, model_options, sampling_options, session_option, stop_option
+from bq.tui.commands.options import (
+    draft_option,
+    model_options,
+    sampling_options,
+    session_option,
+    stop_option,
+    think_option,
+)
 from bq.tui.commands.structured import show_whole, structured_options, with_constraint
 from bq.tui.kept_session import KeptSession, print_note, session_in_use
 
@@ -30,6 +39,7 @@ if TYPE_CHECKING:
 @stop_option
 @draft_option
 @session_option
+@think_option
 @structured_options
 @batch_options
 @click.option("--stats", is_flag=True, help=say("Print counts and speed to stderr.", "在 stderr 输出计数与速度。"))
@@ -60,12 +70,22 @@ def _answer(content: str, system: str, kept: KeptSession | None, force: bool, gi
         if kept:
             kept.restore(model)
             print_note(kept)
-        return model.chat(messages, force=force, constraint=given["constraint"], **options)
+        return model.chat(
+            messages, force=force, constraint=given["constraint"], think=given["think"] or "auto", **options
+        )
 
     def finish(model: "Model", text: str) -> None:
         if kept and text.strip():
             kept.keep(model, [*messages, Message("assistant", text)])
 
     if given["constraint"] is None:
-        return answer(given, start, finish)
+        return answer(given, start, finish, _show)
     return answer(given, start, finish, lambda generation: show_whole(generation, bool(given["json_schema"])))
+
+
+def _show(generation: "Generation") -> str:
+    """Print an answer as it comes, and a line's end; returns what was said."""
+    said = Aloud().follow(generation)
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+    return said

@@ -90,10 +90,11 @@ def command(
     device: str | None,
 ) -> None:
     """Measure what is not known yet, choose, write the plan."""
+    from bq.convert.convert import DEMO_SOURCE
     from bq.convert.search.search import open_search, write_plan
     from bq.runtime.output_path import check_output
     from bq.runtime.values import LoadOptions
-    from bq.tui.chosen_model import home
+    from bq.tui.chosen_model import home, model_named
     from bq.tui.texts import texts_named
 
     if (size is None) == (bpw is None):
@@ -101,6 +102,7 @@ def command(
             say("Give either --size or --bpw.", "请给出 --size 或 --bpw 其中之一。"),
             say("For example --size 4.5GB.", "例如 --size 4.5GB。"),
         )
+    source = source if source == DEMO_SOURCE else str(model_named(source, folders=True))
     wanted_bytes = parse_size(size) if size is not None else None
     options = LoadOptions(threads=threads, gpu_layers=gpu_layers, device=device)
     text = "\n".join(one.content for one in texts_named(texts, "calibration"))

@@ -11,6 +11,7 @@ import click
 
 from bq.runtime.errors import BqError, Cancelled, UsageError
 from bq.runtime.language import say
+from bq.tui.aloud import Aloud
 
 if TYPE_CHECKING:
     from bq.runtime.generation import Generation
@@ -169,13 +170,7 @@ def show_whole(generation: "Generation", is_json: bool) -> str:
     Raises BqError if it came to no end, Cancelled if it was stopped; then nothing stands on stdout but on a terminal.
     """
     is_seen = sys.stdout.isatty()
-    said = []
-    for text in generation:
-        said.append(text)
-        if is_seen:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-    whole = "".join(said)
+    whole = Aloud(is_held=not is_seen).follow(generation)
     try:
         check_whole(generation.stats.stop, whole if is_json else None)
     finally:

@@ -10,7 +10,8 @@ import click
 
 from bq.runtime.errors import UsageError
 from bq.runtime.language import say
-from bq.tui.commands.options import device_options
+from bq.tui.commands.adapter_option import adapter_option, read_adapters
+from bq.tui.commands.options import device_options, rpc_option
 
 if TYPE_CHECKING:
     from bq.convert.verify.against import Against
@@ -52,8 +53,15 @@ _MARGIN = " " * 9  # of a remedy below its line
         "生成此文件所用的重要性矩阵，用于逐位比较。",
     ),
 )
+@adapter_option(
+    say(
+        "A LoRA adapter that was merged into the file, as it was given to `bq convert`.",
+        "合并进此文件的 LoRA 适配器，写法与 `bq convert` 相同。",
+    )
+)
 @click.option("--quick", is_flag=True, help=say("Leave the logits out.", "不比较 logits。"))
 @device_options
+@rpc_option
 @click.option("--json", "as_json", is_flag=True, help=say("Print JSON.", "输出 JSON。"))
 def command(
     path: Path,
@@ -61,19 +69,25 @@ def command(
     tokens: int | None,
     text: str | None,
     imatrix: Path | None,
+    adapters: Sequence[str],
     quick: bool,
     as_json: bool,
     **loading: Any,
 ) -> int:
     """Check, a line at a time; the exit status says whether all is well."""
     from bq.convert.verify.against import Against
+    from bq.tui.chosen_model import model_named
 
-    _refuse_nonsense(against, tokens, text, imatrix, quick)
-    path = path.expanduser()
+    _refuse_nonsense(against, tokens, text, imatrix, adapters, quick)
+    path = model_named(str(path))
     _refuse_no_file(path)
     folder = _checkpoint(against) if against is not None else None
     report = _Report(as_json)
-    how = Against(progress=report.draw, **_options(tokens, text, imatrix, quick, loading))
+    how = Against(
+        progress=report.draw,
+        adapters=read_adapters(adapters),
+        **_options(tokens, text, imatrix, quick, loading),
+    )
     try:
         checks = list(report.each(_checks(path, folder, how)))
     finally:
@@ -86,11 +100,16 @@ def command(
 
 
 def _refuse_nonsense(
-    against: str | None, tokens: int | None, text: str | None, imatrix: Path | None, quick: bool
+    against: str | None,
+    tokens: int | None,
+    text: str | None,
+    imatrix: Path | None,
+    adapters: Sequence[str],
+    quick: bool,
 ) -> None:
     needing = {"--tokens": tokens is not None, "--text": text is not None}
     logits = [name for name, is_given in needing.items() if is_given]
-    needing |= {"--imatrix": imatrix is not None, "--quick": quick}
+    needing |= {"--imatrix": imatrix is not None, "--adapter": bool(adapters), "--quick": quick}
     given = [name for name, is_given in needing.items() if is_given]
     if against is None and given:
         raise UsageError(say(f"{given[0]} goes with --against.", f"{given[0]} 须与 --against 合用。"))
@@ -155,11 +174,12 @@ def _options(
 
 def _checks(path: Path, folder: Path | None, how: "Against") -> "Iterator[Check]":
     from bq.convert.convert import prepare
-    from bq.convert.verify.against import check_against
+    from bq.convert.verify.against import check_against, refuse_other_adapters
     from bq.convert.verify.file_checks import check_file
 
     if folder is not None:
-        prepare(folder, "F32")  # what is wrong with the checkpoint is said before the work
+        refuse_other_adapters(path, how.adapters)
+        prepare(folder, "F32", adapters=how.adapters)  # what is wrong with the checkpoint is said before the work
     is_sound = True
     for check in check_file(path, how.threads, lambda part: how.progress(part, say("weights", "权重"))):
         is_sound = is_sound and not (check.name == "structure" and check.verdict == "failure")
@@ -268,8 +288,9 @@ def _proof(checks: "dict[str, Check]") -> Iterator[str]:
         yield say(f"{weights['exact']} tensors bit for bit", f"{weights['exact']} 个张量逐位一致")
     if weights["close"]:
         yield say(f"{weights['close']} as near as their types allow", f"{weights['close']} 个在类型误差范围内")
-    texts = checks["token-ids"].details["texts"]
-    yield say(f"{texts} texts with SentencePiece's ids", f"{texts} 段文本的 id 与 SentencePiece 一致")
+    ids = checks["token-ids"].details
+    texts, oracle = ids["texts"], ids["oracle"]
+    yield say(f"{texts} texts with the ids of {oracle}", f"{texts} 段文本的 id 与 {oracle} 一致")
     if logits is not None:
         count, divergence = logits.details["tokens"], logits.details["kl_mean"]
         yield say(f"KL divergence {divergence:.2g} over {count} tokens", f"{count} 个词元的 KL 散度 {divergence:.2g}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -12,6 +12,7 @@ from textual.widgets import Button, Input, Select, TextArea
 
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.language import say, set_language
+from bq.runtime.prompt_format import Think
 from bq.tui.dialogs.dialog import Dialog
 from bq.tui.dialogs.small import Choice, Entry
 from bq.tui.harmless import clean
@@ -45,12 +46,14 @@ class SettingsScreen(Dialog[Chosen | None]):
         system: str,
         keeper: Keeper,
         themes: Sequence[str],
+        thinks: bool = False,
     ) -> None:
         super().__init__()
         self._settings = replace(settings, parameters=parameters.parameters)
         self._defaults = defaults
         self._keeper = keeper
         self._themes = themes
+        self._thinks = thinks
         self._system = TextArea(system, soft_wrap=True, show_line_numbers=False, id="system")
         self._wrong = Line("", classes="wrong")
         self._theme_before = ""
@@ -69,6 +72,10 @@ class SettingsScreen(Dialog[Chosen | None]):
                     yield Button(say("Library", "收藏"), id="library", compact=True)
                     yield Button(say("Keep", "收藏此条"), id="keep", compact=True)
                 yield self._system
+                if self._thinks:
+                    yield Line(lambda: say("Thinking before an answer", "回答前思考"), classes="role")
+                    with Horizontal(classes="setting"):
+                        yield self._select("think", _think_modes(), self._settings.think)
                 yield Line(lambda: say("Theme and language", "主题与语言"), classes="role")
                 with Horizontal(classes="setting"):
                     yield self._select("theme", [(name, name) for name in self._themes], self.app.theme)
@@ -122,6 +129,7 @@ class SettingsScreen(Dialog[Chosen | None]):
             self._settings.with_parameters(changes),
             theme=str(self.query_one("#theme", Select).value),
             language="" if language == "system" else language,
+            think=cast(Think, str(self.query_one("#think", Select).value)) if self._thinks else self._settings.think,
         )
         self.dismiss(Chosen(settings, clean(self._system.text).strip()))
 
@@ -171,6 +179,14 @@ class SettingsScreen(Dialog[Chosen | None]):
                 await self._keeper.ask(lambda store: store.save_system_prompt(name, text))
             except BqError as error:
                 self._wrong.change(str(error))
+
+
+def _think_modes() -> list[tuple[str, str]]:
+    return [
+        (say("as the model decides", "由模型决定"), "auto"),
+        (say("always", "总是"), "on"),
+        (say("never", "从不"), "off"),
+    ]
 
 
 def apply_language(settings: Settings) -> None:

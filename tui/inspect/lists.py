@@ -80,8 +80,9 @@ def _piece_lines(vocabulary: "VocabularyReport") -> Iterator[str]:
     padded = {kind: name + " " * (widest - width(name)) for kind, name in names.items()}
     yield f"{'ID':>7}  {head + ' ' * (widest - width(head))}  {_right(say('SCORE', '分数'), _SCORE)}  {say('PIECE', '词元')}"
     columns = zip_longest(vocabulary.pieces, vocabulary.types[: vocabulary.size], vocabulary.scores[: vocabulary.size])
+    absent = "?" if vocabulary.scores else ""
     for token, (piece, kind, score) in enumerate(columns):
-        scored = "?" if score is None else f"{score:g}"
+        scored = absent if score is None else f"{score:g}"
         yield f"{token:>7}  {padded.get(kind, '?' + ' ' * (widest - 1))}  {scored:>{_SCORE}}  {piece_text(piece, _LONGEST_PIECE)}"
 
 

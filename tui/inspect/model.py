@@ -39,7 +39,7 @@ def _head(report: "ModelReport") -> Iterator[tuple[str, str]]:
 def _model(report: "ModelReport") -> str:
     if report.variant:
         reason = next((one.value for one in report.metadata if one.key == "bq.variant.reason"), "")
-        parts = [generation_text(report.generation), variant_text(report.variant, str(reason))]
+        parts = [family_text(report.architecture, report.generation), variant_text(report.variant, str(reason))]
     else:
         parts = [shown(report.architecture) or say("of an architecture that it does not name", "未注明架构")]
     if report.release:
@@ -50,6 +50,12 @@ def _model(report: "ModelReport") -> str:
 def generation_text(generation: int | None) -> str:
     """The name of a generation, also of an unknown one."""
     return f"Baichuan {generation}" if generation else say("Baichuan of unknown generation", "Baichuan（代次未知）")
+
+
+def family_text(architecture: str, generation: int | None) -> str:
+    """A generation of Baichuan's own layout, or the layout that the later models have."""
+    of = {"qwen2": "Qwen2 (Baichuan-M2)", "qwen3moe": "Qwen3-MoE (Baichuan-M3)"}
+    return of.get(architecture) or generation_text(generation)
 
 
 def variant_text(variant: str, reason: str) -> str:
@@ -117,6 +123,9 @@ def _sizes(shape: "ModelShape") -> str:
         say(f"{shape.heads} heads of {shape.head_width}", f"{shape.heads} 个头，每头 {shape.head_width}"),
         f"FFN {shape.ffn:,}",
     ]
+    if shape.experts:
+        used, experts, width = shape.experts_used, shape.experts, f"{shape.ffn:,}"
+        parts[-1] = say(f"{used} of {experts} experts of {width}", f"{experts} 个专家中用 {used} 个，各宽 {width}")
     if shape.kv_heads != shape.heads:
         parts.insert(3, say(f"{shape.kv_heads} KV heads", f"{shape.kv_heads} 个 KV 头"))
     number = f"base {shape.rope_base:,.0f}" if shape.rope_base else ""

@@ -49,7 +49,9 @@ def _head(report: "CheckpointReport") -> Iterator[tuple[str, str]]:
 def _model(report: "CheckpointReport") -> str:
     parts = [shown(report.architecture)] if report.architecture else []
     if report.generation:
-        parts += [generation_text(report.generation), variant_text(report.variant, report.variant_reason)]
+        parts.append(generation_text(report.generation))
+    if report.variant:
+        parts.append(variant_text(report.variant, report.variant_reason))
     if report.release:
         tuned = say(f"tuned from {report.release}", f"由 {report.release} 微调")
         parts.append(tuned if report.is_fine_tune else say(f"release {report.release}", f"发布版 {report.release}"))

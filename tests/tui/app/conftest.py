@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from textual._compositor import Compositor
 
 from bq.runtime import language
 
@@ -32,11 +33,18 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
 
 
 @pytest.fixture
-def start(fake: Fake) -> Start:
-    """`async with start(mode="instruct") as session`: the app is up and, unless the fake holds it, the model loaded."""
+def start(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> Start:
+    """`async with start(mode="instruct") as session`: the app is up and, unless the fake holds it, the model loaded.
+
+    It draws when a test looks, unless it is `drawn` all the time, which takes a quarter longer: for a terminal that is not there.
+    """
 
     @asynccontextmanager
-    async def run(size: tuple[int, int] = (90, 30), load: bool = True, **options: Any) -> AsyncIterator[Session]:
+    async def run(
+        size: tuple[int, int] = (90, 30), load: bool = True, drawn: bool = False, **options: Any
+    ) -> AsyncIterator[Session]:
+        if not drawn:
+            monkeypatch.setattr(Compositor, "render_update", _not_drawn)
         app = make_app(**options)
         async with app.run_test(size=size) as pilot:
             session = Session(app, pilot, fake)
@@ -49,3 +57,7 @@ def start(fake: Fake) -> Start:
                 fake.release()
 
     return run
+
+
+def _not_drawn(compositor: Compositor, **_: Any) -> None:
+    compositor._dirty_regions.clear()

@@ -17,7 +17,8 @@ from typing import Any
 
 from bq.runtime.errors import BqError, Cancelled
 from bq.runtime.memory import HOST, Estimate, Use
-from bq.runtime.prompt import Message, Prompt, Roles, measure_prompt
+from bq.runtime.prompt import Message, Prompt, measure_prompt
+from bq.runtime.prompt_format import Think, baichuan_format
 from bq.runtime.values import Alternative, Sampling, Stats, Step
 from bq.runtime.values import ModelInfo as RealInfo
 from bq.tui.wire import Candidate, Question
@@ -193,11 +194,15 @@ class FakeModel:
         return len(text)
 
     def measure(
-        self, messages: Sequence[Message], max_tokens: int | None = None, pinned: AbstractSet[int] = frozenset()
+        self,
+        messages: Sequence[Message],
+        max_tokens: int | None = None,
+        pinned: AbstractSet[int] = frozenset(),
+        think: Think = "auto",
     ) -> Prompt:
         """A character is a token here; the policy is the real one."""
         budget = self.info.context // 2
-        return measure_prompt(messages, lambda text: [0] * len(text), Roles(), budget, pinned=pinned)
+        return measure_prompt(messages, lambda text: [0] * len(text), baichuan_format(), budget, pinned=pinned)
 
     def chat(
         self, messages: Sequence[Message], force: bool, pinned: AbstractSet[int], **keywords: Any

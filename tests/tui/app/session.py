@@ -15,9 +15,17 @@ from bq.tui.widgets.prompt import Prompt
 
 from .fake import Fake, LoadOptions
 
+PATIENCE_SECONDS = 60.0  # a machine may be busy with other things
+
 
 def make_app(**options: Any) -> ChatApp:
-    return ChatApp(Opening(Path("/models/baichuan.gguf"), LoadOptions(), **options))  # type: ignore[arg-type]
+    return still(ChatApp(Opening(Path("/models/baichuan.gguf"), LoadOptions(), **options)))  # type: ignore[arg-type]
+
+
+def still(app: ChatApp) -> ChatApp:
+    """The app without its gliding: each step of it draws the screen, and no test is about it."""
+    app.animation_level = "none"
+    return app
 
 
 class Session:
@@ -37,12 +45,16 @@ class Session:
     async def press(self, *keys: str) -> None:
         await self.pilot.press(*keys)
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    async def until(self, condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
         """Waits for something to become true, or fails with the screen as it is."""
         end = time.monotonic() + seconds
-        while not condition():
+        while True:
+            begun = time.thread_time()
+            if condition():
+                break
             assert time.monotonic() < end, f"waited in vain; the screen is:\n{self.text()}"
-            await asyncio.sleep(0.01)
+            # To look at the screen is to draw it: most of the time is left to what is waited for.
+            await asyncio.sleep(max(0.01, 5 * (time.thread_time() - begun)))
         await self.pilot.pause()
 
     async def ready(self) -> None:

@@ -233,8 +233,8 @@ async def test_a_count_that_comes_late_is_not_shown(start, fake, monkeypatch):
         counted, may_end = threading.Event(), threading.Event()
         measure = s.app.engine.measure
 
-        def held(messages, max_tokens, pinned):
-            unsent = measure(messages, max_tokens, pinned)
+        def held(*arguments):
+            unsent = measure(*arguments)
             counted.set()
             may_end.wait(5)
             return unsent

@@ -18,14 +18,14 @@ from tests.support.scripted import byte_tokens, saying
 from tests.support.tokenizer import ASSISTANT_ID
 
 from .fake import Fake
-from .session import Session
+from .session import Session, still
 
 
 @pytest.fixture
 def start_real() -> Callable:
     @asynccontextmanager
     async def run(path: Path, **options) -> AsyncIterator[Session]:
-        app = ChatApp(Opening(path, LoadOptions(threads=2, gpu_layers=0), **options))
+        app = still(ChatApp(Opening(path, LoadOptions(threads=1, gpu_layers=0), **options)))
         async with app.run_test(size=(110, 40)) as pilot:
             session = Session(app, pilot, Fake())
             await session.until(lambda: app.engine.model is not None and not app.engine.busy, 60)

@@ -69,6 +69,12 @@ def test_ctrl_c_in_the_terminal_is_not_the_process_s(engine: Engine, endless: Pa
     assert (job.stop, job.error, engine.died) == ("cancel", None, False)
 
 
+def freeze(process: "subprocess.Popen[bytes]") -> None:
+    """Stop it as a debugger does, and wait until the system has."""
+    os.kill(process.pid, signal.SIGSTOP)
+    assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
+
+
 @posix
 def test_a_process_that_does_not_stop_is_ended(engine: Engine, endless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "PATIENCE_SECONDS", 0.1)
@@ -77,13 +83,13 @@ def test_a_process_that_does_not_stop_is_ended(engine: Engine, endless: Path, mo
     job = Answering(Question(QUESTION, sampling=GREEDY, max_tokens=4000))
     thread = start(engine, job)
     until(lambda: job.begun)
-    os.kill(process_of(engine).pid, signal.SIGSTOP)
+    freeze(process_of(engine))
     engine.stop()
     thread.join(60)
     assert str(job.error).startswith("The model's process did not stop within 0.1 s and was ended.")
     load(engine, endless)
     process = process_of(engine)
-    os.kill(process.pid, signal.SIGSTOP)
+    freeze(process)
     engine.close()
     assert (process.returncode, engine.died) == (-signal.SIGKILL, False)
 

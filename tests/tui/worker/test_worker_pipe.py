@@ -1,6 +1,6 @@
 """What goes through the pipe between the app and the model's process, and what does not."""
 
-import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +17,7 @@ from bq.runtime.fit import LoadOptions
 from bq.runtime.values import Stats, Step
 from bq.tui import remote, wire
 from bq.tui.engine import Engine
+from bq.tui.wire_values import pack
 from bq.tui.worker import Piece, Worker, together
 
 from .common import QUESTION, load, process_of
@@ -155,7 +156,7 @@ def test_the_types_that_cross_are_those_of_the_runtime() -> None:
         values.Alternative,
     )
     assert model.ModelInfo is values.ModelInfo
-    every = LoadOptions(ctx=1, kv="f16", mmap=False, n_seq=2)
-    assert wire.unpack(LoadOptions, dataclasses.asdict(every)) == every
+    every = LoadOptions(ctx=1, kv="f16", mmap=False, n_seq=2, adapters=("a.gguf:0.5",), rpc="a:1")
+    assert wire.unpack(LoadOptions, json.loads(json.dumps(pack(every)))) == every
     with pytest.raises(wire.WireError):
         wire.unpack(LoadOptions, {"threads": "many"})

@@ -1,0 +1,1 @@
+"""The models on this computer: which there are, where they come from, and where they go."""

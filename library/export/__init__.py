@@ -1,0 +1,1 @@
+"""What other programs need to run a model file as its release means it."""
