@@ -24,6 +24,7 @@ from bq.runtime.language import say
 from bq.runtime.llama import last_errors, library, log_position
 from bq.runtime.structure import check_vocabulary
 from bq.runtime.token_type import TokenType
+from bq.runtime.whole_pieces import WholePieces, whole_pieces
 
 DUMMY_PREFIX_KEY = "bq.tokenizer.add_dummy_prefix"
 EXTRA_WHITESPACE_KEY = "bq.tokenizer.remove_extra_whitespaces"
@@ -39,7 +40,9 @@ class Tokenizer:
         self._vocab = vocab
         self.add_dummy_prefix = file.flag(DUMMY_PREFIX_KEY, generation_of(file) == 1)
         self.remove_extra_whitespaces = file.flag(EXTRA_WHITESPACE_KEY, False)
-        self._nfc = _Nfc(file) if _normalizer(file) == "nfc" else None
+        self._whole = whole_pieces(file)
+        self._overlapped = self._whole.overlapped()
+        self._nfc = _Nfc(self._whole) if _normalizer(file) == "nfc" else None
         self._buffer = ctypes.create_string_buffer(_PIECE_BYTES)
         self._forgeable = _forgeable_pieces(file)
         pieces = file.metadata.get("tokenizer.ggml.tokens")
@@ -48,10 +51,10 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, the same as SentencePiece's `encode`; a control piece in it stays text."""
         text = self.prepare(text)
-        if self._forgeable is None or not self._forgeable.search(text):
-            return self._encode(text)
-        parts = self._forgeable.split(text)
-        return [token for part in parts for token in self._encode(part)]
+        parts = [text] if self._forgeable is None else self._forgeable.split(text)
+        if any(piece in text for piece in self._overlapped):
+            parts = [piece for part in parts for piece, _ in self._whole.split(part)]
+        return [token for part in parts for token in self._encode(part)] if len(parts) != 1 else self._encode(parts[0])
 
     def least_tokens(self, text: str) -> int:
         """A number of tokens that a text has at least, without encoding it: no piece has more characters than the longest."""
@@ -108,24 +111,14 @@ class Tokenizer:
 class _Nfc:
     """Composes characters (Unicode's NFC) as `tokenizers` does: in the text between added tokens, which it finds before."""
 
-    def __init__(self, file: GgufFile) -> None:
-        pieces, types = (file.metadata.get(f"tokenizer.ggml.{name}") for name in ("tokens", "token_type"))
-        added = (
-            [
-                re.escape(piece)
-                for piece, kind in zip(pieces, types, strict=False)
-                if kind == TokenType.USER_DEFINED and piece
-            ]
-            if isinstance(pieces, list) and isinstance(types, list)
-            else []
-        )
-        self._added = re.compile(f"({'|'.join(sorted(added, key=len, reverse=True))})") if added else None
+    def __init__(self, added: WholePieces) -> None:
+        self._added = added
 
     def normalize(self, text: str) -> str:
         if unicodedata.is_normalized("NFC", text):  # and so is every part of it
             return text
-        parts = self._added.split(text) if self._added else [text]
-        return "".join(part if i % 2 else unicodedata.normalize("NFC", part) for i, part in enumerate(parts))
+        parts = self._added.split(text)
+        return "".join(part if is_added else unicodedata.normalize("NFC", part) for part, is_added in parts)
 
 
 def _normalizer(file: GgufFile) -> str:

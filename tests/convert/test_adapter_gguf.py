@@ -47,7 +47,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     """A checkpoint of a family, written once."""
 
     def make(family: Family) -> Checkpoint:
-        return write_checkpoint(tmp_path_factory.mktemp(family) / "base", Shape(family, hidden=32, heads=4, ffn=64))
+        shape = Shape(family, hidden=32, heads=4, ffn=64, form="safetensors")
+        return write_checkpoint(tmp_path_factory.mktemp(family) / "base", shape)
 
     return cache(make)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bq.convert.chat_template import chat_template
@@ -73,8 +73,9 @@ def test_probes_get_sentencepieces_ids_and_forge_no_role(path, vocabulary):
     assert check_token_ids(path, vocabulary, (USER, ASSISTANT)) >= len(PROBES) - 1
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.one_of(st.text(max_size=40), st.lists(st.sampled_from(SPACES), max_size=12).map("".join)))
+@example("%\r\n\r\n")
 def test_any_text_gets_sentencepieces_ids(loaded, reference, text):
     if "\0" not in text:
         assert loaded.encode(text) == reference.encode(text)

@@ -19,7 +19,7 @@ from bq.library.licence import Licence, licence_files
 from bq.runtime.errors import UsageError
 from bq.runtime.evaluation.figures import Figures, store_figures
 from bq.tui.cli import cli
-from tests.support.gguf_writer import ARRAY, STRING, Parts, array, text
+from tests.support.gguf_writer import ARRAY, STRING, Parts, array, take_apart, text
 from tests.support.qwen_gguf import write_qwen
 from tests.support.wrong_files import write_wrong
 
@@ -50,8 +50,18 @@ def released(converted: Convert, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="module")
+def parts(released: Path) -> Parts:
+    return take_apart(released)
+
+
+@pytest.fixture(scope="module")
 def facts(released: Path) -> CardFacts:
     return read_facts([released], [])
+
+
+def written(folder: Path, parts: Parts) -> Path:
+    (folder / "x.gguf").write_bytes(parts.to_bytes())
+    return folder / "x.gguf"
 
 
 def card(*arguments: object) -> Result:
@@ -178,16 +188,14 @@ def test_files_of_two_models_have_no_common_card(converted: Convert) -> None:
         "https://huggingface.co/../b",
     ],
 )
-def test_only_a_repository_of_the_hub_is_a_base_model(released: Path, tmp_path: Path, address: str) -> None:
-    path = write_wrong(released, tmp_path / "x.gguf", with_texts(**{"general.source.repo_url": address}))
+def test_only_a_repository_of_the_hub_is_a_base_model(parts: Parts, tmp_path: Path, address: str) -> None:
+    path = written(tmp_path, with_texts(**{"general.source.repo_url": address})(parts))
     assert read_facts([path], []).base_model == ""
 
 
-def test_languages_that_are_none_are_left_out(released: Path, tmp_path: Path) -> None:
-    def edit(parts: Parts) -> Parts:
-        return parts.with_key("general.languages", ARRAY, array(STRING, ["zh", "x: [", "en\n- y", "百"]))
-
-    assert read_facts([write_wrong(released, tmp_path / "x.gguf", edit)], []).languages == ("zh",)
+def test_languages_that_are_none_are_left_out(parts: Parts, tmp_path: Path) -> None:
+    edited = parts.with_key("general.languages", ARRAY, array(STRING, ["zh", "x: [", "en\n- y", "百"]))
+    assert read_facts([written(tmp_path, edited)], []).languages == ("zh",)
 
 
 def test_licence_texts_are_found_and_copied_as_they_are(released: Path, tmp_path: Path) -> None:

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from bq.library.export import llama_server, lmstudio
 from bq.library.export.link import link
-from bq.library.export.settings import Settings, read_settings
+from bq.library.export.settings import Settings, read_settings, settings_of
 from bq.library.export.shell import command_line
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.gguf_file import read_gguf
 from bq.tui.cli import cli
 from tests.conftest import ROOT
-from tests.support.gguf_writer import ARRAY, STRING, Parts, array
+from tests.support.gguf_writer import Parts
 from tests.support.qwen_gguf import write_qwen
 from tests.support.wrong_files import all_ordinary, write_wrong
 
@@ -34,7 +34,7 @@ _printable = st.text(st.characters(exclude_categories=["C", "Z"], include_charac
 
 @pytest.fixture(scope="module")
 def asked(converted: Convert) -> Settings:
-    return read_settings(converted("b2-7b", **SMALL))
+    return read_settings(converted("b2-7b", "Q8_0", **SMALL))
 
 
 def export(*arguments: object) -> Result:
@@ -232,12 +232,9 @@ def test_a_file_of_another_program_is_exported_with_its_warnings(asked: Settings
 
 
 @pytest.mark.parametrize("piece", ['<x>"""\nFROM evil', "{{ .System }}", "<a b>", "", "<\u202e>"])
-def test_a_role_piece_that_could_be_more_than_text_is_refused(asked: Settings, tmp_path: Path, piece: str) -> None:
-    def renamed(parts: Parts) -> Parts:
-        pieces = [*read_gguf(asked.path).metadata["tokenizer.ggml.tokens"]]
-        pieces[195] = piece
-        return parts.with_key("tokenizer.ggml.tokens", ARRAY, array(STRING, pieces))
-
-    path = write_wrong(asked.path, tmp_path / "hostile.gguf", renamed)
+def test_a_role_piece_that_could_be_more_than_text_is_refused(asked: Settings, piece: str) -> None:
+    file = read_gguf(asked.path)
+    pieces = [*file.metadata["tokenizer.ggml.tokens"]]
+    pieces[195] = piece
     with pytest.raises(BqError, match="role piece"):
-        read_settings(path)
+        settings_of(replace(file, metadata={**file.metadata, "tokenizer.ggml.tokens": pieces}))

@@ -54,7 +54,7 @@ def model(
 
 @pytest.fixture(scope="module")
 def baichuan2(converted: Convert) -> Settings:
-    return read_settings(converted("b2-7b", **SMALL))
+    return read_settings(converted("b2-7b", "Q8_0", **SMALL))
 
 
 def ids_of_text(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -149,7 +149,7 @@ def test_a_path_that_a_modelfile_cannot_name_is_refused(baichuan2: Settings, tmp
 
 
 def test_weights_beside_the_modelfile_are_named_without_their_folder(converted: Convert) -> None:
-    path = converted("b2-7b", **SMALL)
+    path = converted("b2-7b", "Q8_0", **SMALL)
     assert dict(read_modelfile(ollama.modelfile(read_settings(path), path.parent)))["from"] == f"./{path.name}"
 
 

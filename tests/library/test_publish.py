@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -16,9 +15,8 @@ from bq.runtime.errors import BqError, UsageError
 from bq.runtime.evaluation.figures import Figures, store_figures
 from bq.tui.cli import cli
 from tests.support.hub_uploads import TOKEN, Fault, HubUploads, Repository, hub_uploads
+from tests.support.qwen_gguf import write_qwen
 
-Convert = Callable[..., Path]
-SMALL: dict[str, Any] = {"hidden": 64, "heads": 2, "ffn": 64}
 TO = ("--to", "me/tiny-GGUF")
 
 
@@ -33,12 +31,17 @@ def hub(monkeypatch: pytest.MonkeyPatch, own_home: Path) -> Iterator[HubUploads]
         yield server
 
 
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return write_qwen(tmp_path_factory.mktemp("model") / "tiny.gguf").read_bytes()
+
+
 @pytest.fixture
-def folder(tmp_path: Path, converted: Convert) -> Path:
+def folder(tmp_path: Path, weights: bytes) -> Path:
     """A model with figures, and the licence texts that its release had."""
-    (tmp_path / "tiny-Q8_0.gguf").write_bytes(converted("b2-7b", "Q8_0", **SMALL).read_bytes())
+    (tmp_path / "tiny-F32.gguf").write_bytes(weights)
     store_figures(
-        tmp_path / "tiny-Q8_0.gguf", Figures(8.2, 0.05, 2550, 512, "bundled", "ab", against="F32", kl_mean=0.01)
+        tmp_path / "tiny-F32.gguf", Figures(8.2, 0.05, 2550, 512, "bundled", "ab", against="F32", kl_mean=0.01)
     )
     (tmp_path / "LICENSE").write_text("the licence | of the release\n", encoding="utf-8")
     (tmp_path / "Community License.pdf").write_bytes(b"%PDF-1.4 \0\1\2")
@@ -60,7 +63,7 @@ def refusal(*arguments: object) -> str:
 
 
 def test_everything_arrives_byte_for_byte_in_one_commit(hub: HubUploads, folder: Path) -> None:
-    done = publish(folder / "tiny-Q8_0.gguf", *TO, "--yes")
+    done = publish(folder / "tiny-F32.gguf", *TO, "--yes")
     assert done.exit_code == 0, done.output
     found = hub.repositories["me/tiny-GGUF"]
     assert not found.private
@@ -69,8 +72,8 @@ def test_everything_arrives_byte_for_byte_in_one_commit(hub: HubUploads, folder:
         "Community License.pdf",
         "LICENSE",
         "README.md",
-        "tiny-Q8_0.gguf",
-        "tiny-Q8_0.gguf.quality.json",
+        "tiny-F32.gguf",
+        "tiny-F32.gguf.quality.json",
     ]
     for name, content in found.files.items():
         if name != "README.md":
@@ -81,17 +84,17 @@ def test_everything_arrives_byte_for_byte_in_one_commit(hub: HubUploads, folder:
 
 def test_a_dry_run_asks_and_sends_nothing(hub: HubUploads, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN")
-    done = publish(folder / "tiny-Q8_0.gguf", *TO, "--dry-run", "--private")
+    done = publish(folder / "tiny-F32.gguf", *TO, "--dry-run", "--private")
     assert hub.requests == []
-    for text in (f"To {hub.address}/me/tiny-GGUF (private)", "tiny-Q8_0.gguf", "LICENSE", "README.md", "5 files"):
+    for text in (f"To {hub.address}/me/tiny-GGUF (private)", "tiny-F32.gguf", "LICENSE", "README.md", "5 files"):
         assert text in done.stdout
 
 
 def test_json_of_a_dry_run(hub: HubUploads, folder: Path) -> None:
-    data = json.loads(publish(folder / "tiny-Q8_0.gguf", *TO, "--dry-run", "--json", "--offline").stdout)
+    data = json.loads(publish(folder / "tiny-F32.gguf", *TO, "--dry-run", "--json", "--offline").stdout)
     assert (data["repository"], data["private"]) == ("me/tiny-GGUF", False)
     sizes = {one["name"]: one["size_bytes"] for one in data["files"]}
-    assert sizes["tiny-Q8_0.gguf"] == (folder / "tiny-Q8_0.gguf").stat().st_size
+    assert sizes["tiny-F32.gguf"] == (folder / "tiny-F32.gguf").stat().st_size
     assert hub.requests == []
 
 
@@ -101,7 +104,7 @@ def test_nothing_is_sent_before_the_answer_is_yes(
     from bq.tui.commands import publish as module
 
     monkeypatch.setattr(module, "_refuse_unasked", lambda yes: None)  # a CliRunner has no terminal
-    arguments = ["publish", str(folder / "tiny-Q8_0.gguf"), *TO]
+    arguments = ["publish", str(folder / "tiny-F32.gguf"), *TO]
     with pytest.raises(BqError, match="Nothing was sent"):
         CliRunner().invoke(cli, arguments, input="n\n", catch_exceptions=False, standalone_mode=False)
     assert [line.split()[0] for line in hub.requests] == ["GET"]
@@ -113,43 +116,43 @@ def test_nothing_is_sent_before_the_answer_is_yes(
 def test_without_a_terminal_to_ask_in_it_is_a_wrong_use(hub: HubUploads, folder: Path) -> None:
     with pytest.raises(UsageError, match="--yes"):
         CliRunner().invoke(
-            cli, ["publish", str(folder / "tiny-Q8_0.gguf"), *TO], standalone_mode=False, catch_exceptions=False
+            cli, ["publish", str(folder / "tiny-F32.gguf"), *TO], standalone_mode=False, catch_exceptions=False
         )
     assert hub.requests == []
 
 
 def test_in_parts_it_is_the_same(hub: HubUploads, folder: Path) -> None:
     hub.part_bytes = 100_000
-    publish(folder / "tiny-Q8_0.gguf", *TO, "--yes", "--private")
+    publish(folder / "tiny-F32.gguf", *TO, "--yes", "--private")
     found = hub.repositories["me/tiny-GGUF"]
     assert found.private
-    assert found.files["tiny-Q8_0.gguf"] == (folder / "tiny-Q8_0.gguf").read_bytes()
+    assert found.files["tiny-F32.gguf"] == (folder / "tiny-F32.gguf").read_bytes()
     assert any("lfs/part" in line for line in hub.requests)
 
 
 def test_a_second_call_sends_only_what_is_missing(hub: HubUploads, folder: Path) -> None:
     hub.faults.append(Fault("/commit/", status=503))
-    assert "Run the same command again" in refusal(folder / "tiny-Q8_0.gguf", *TO, "--yes")
+    assert "Run the same command again" in refusal(folder / "tiny-F32.gguf", *TO, "--yes")
     sent = hub.received
     assert sent
     assert not hub.repositories["me/tiny-GGUF"].files
-    publish(folder / "tiny-Q8_0.gguf", *TO, "--yes")
+    publish(folder / "tiny-F32.gguf", *TO, "--yes")
     assert hub.received == sent, "the weights were there already"
-    data = (folder / "tiny-Q8_0.gguf").read_bytes()
-    assert hub.repositories["me/tiny-GGUF"].files["tiny-Q8_0.gguf"] == data
+    data = (folder / "tiny-F32.gguf").read_bytes()
+    assert hub.repositories["me/tiny-GGUF"].files["tiny-F32.gguf"] == data
     assert hashlib.sha256(data).hexdigest() in hub.objects
 
 
 def test_an_unchanged_repository_gets_no_second_commit(hub: HubUploads, folder: Path) -> None:
-    publish(folder / "tiny-Q8_0.gguf", *TO, "--yes")
-    assert publish(folder / "tiny-Q8_0.gguf", *TO, "--yes").exit_code == 0
+    publish(folder / "tiny-F32.gguf", *TO, "--yes")
+    assert publish(folder / "tiny-F32.gguf", *TO, "--yes").exit_code == 0
     assert len(hub.repositories["me/tiny-GGUF"].commits) == 1
 
 
 def test_a_connection_cut_once_is_tried_again(hub: HubUploads, folder: Path) -> None:
     hub.faults.append(Fault("PUT /lfs/put", after=50_000, times=2))
-    assert publish(folder / "tiny-Q8_0.gguf", *TO, "--yes").exit_code == 0
-    assert hub.repositories["me/tiny-GGUF"].files["tiny-Q8_0.gguf"] == (folder / "tiny-Q8_0.gguf").read_bytes()
+    assert publish(folder / "tiny-F32.gguf", *TO, "--yes").exit_code == 0
+    assert hub.repositories["me/tiny-GGUF"].files["tiny-F32.gguf"] == (folder / "tiny-F32.gguf").read_bytes()
 
 
 def _publish(plan: Plan) -> None:
@@ -176,7 +179,7 @@ def _publish(plan: Plan) -> None:
     ids=lambda one: one.where if isinstance(one, Fault) else one,
 )  # fmt: skip
 def test_what_goes_wrong_is_one_line(hub: HubUploads, folder: Path, fault: Fault, line: str) -> None:
-    facts = read_facts([folder / "tiny-Q8_0.gguf"], licence_files(folder))
+    facts = read_facts([folder / "tiny-F32.gguf"], licence_files(folder))
     plan = make_plan("me/tiny-GGUF", facts, is_private=False)
     hub.faults.append(fault)
     with pytest.raises(BqError) as caught:
@@ -190,16 +193,16 @@ def test_what_goes_wrong_is_one_line(hub: HubUploads, folder: Path, fault: Fault
 
 def test_a_wrong_token_and_none_at_all(hub: HubUploads, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    assert "does not take the token (401)" in refusal(folder / "tiny-Q8_0.gguf", *TO, "--yes")
+    assert "does not take the token (401)" in refusal(folder / "tiny-F32.gguf", *TO, "--yes")
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     hub.requests.clear()
-    assert "not logged in" in refusal(folder / "tiny-Q8_0.gguf", *TO, "--yes")
+    assert "not logged in" in refusal(folder / "tiny-F32.gguf", *TO, "--yes")
     assert hub.requests == []
 
 
 def test_no_one_listening_is_one_line(hub: HubUploads, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    assert "connection to 127.0.0.1:9 failed" in refusal(folder / "tiny-Q8_0.gguf", *TO, "--yes")
+    assert "connection to 127.0.0.1:9 failed" in refusal(folder / "tiny-F32.gguf", *TO, "--yes")
 
 
 @pytest.mark.parametrize("how", ["option", "environment"])
@@ -208,20 +211,20 @@ def test_offline_refuses_without_a_request(
 ) -> None:
     if how == "environment":
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert "offline" in refusal(folder / "tiny-Q8_0.gguf", *TO, "--yes", *(["--offline"] if how == "option" else []))
+    assert "offline" in refusal(folder / "tiny-F32.gguf", *TO, "--yes", *(["--offline"] if how == "option" else []))
     assert hub.requests == []
 
 
 def test_a_public_repository_is_not_taken_for_a_private_one(hub: HubUploads, folder: Path) -> None:
     hub.repositories["me/tiny-GGUF"] = Repository(private=False)
-    assert "is public" in refusal(folder / "tiny-Q8_0.gguf", *TO, "--yes", "--private")
+    assert "is public" in refusal(folder / "tiny-F32.gguf", *TO, "--yes", "--private")
     assert not hub.repositories["me/tiny-GGUF"].files
 
 
 def test_a_file_that_fails_its_check_is_refused(hub: HubUploads, folder: Path) -> None:
-    path = folder / "tiny-Q8_0.gguf"
+    path = folder / "tiny-F32.gguf"
     data = bytearray(path.read_bytes())
-    data[-4096:] = b"\xff" * 4096  # scales that are no numbers
+    data[-4096:] = b"\xff" * 4096  # no numbers
     path.write_bytes(data)
     assert "fails its check" in refusal(path, *TO, "--yes")
     assert hub.requests == []
@@ -240,20 +243,20 @@ def test_a_file_that_changes_after_its_check_is_not_sent(
         return look_up(plan, key)
 
     monkeypatch.setattr(module, "look_up", meddle)
-    assert "changed meanwhile" in refusal(folder / "tiny-Q8_0.gguf", *TO, "--yes")
+    assert "changed meanwhile" in refusal(folder / "tiny-F32.gguf", *TO, "--yes")
     assert not hub.repositories["me/tiny-GGUF"].files
 
 
 def test_ones_own_card_is_sent_as_it_is(hub: HubUploads, folder: Path) -> None:
     card = folder / "mine.md"
     card.write_text("---\nlicense: mit\n---\n# 我的\n", encoding="utf-8")
-    publish(folder / "tiny-Q8_0.gguf", *TO, "--yes", "--card", card)
+    publish(folder / "tiny-F32.gguf", *TO, "--yes", "--card", card)
     assert hub.repositories["me/tiny-GGUF"].files["README.md"] == card.read_bytes()
     card.write_text("---\na: [\n---\n", encoding="utf-8")
-    assert "does not take this" in refusal(folder / "tiny-Q8_0.gguf", *TO, "--yes", "--card", card)
+    assert "does not take this" in refusal(folder / "tiny-F32.gguf", *TO, "--yes", "--card", card)
 
 
 @pytest.mark.parametrize("name", ["tiny", "a/b/c", "-a/b", "a/../b", "a/b c", "https://x/y"])
 def test_a_name_that_is_no_repository(hub: HubUploads, folder: Path, name: str) -> None:
-    assert "is not a repository" in refusal(folder / "tiny-Q8_0.gguf", "--to", name, "--yes")
+    assert "is not a repository" in refusal(folder / "tiny-F32.gguf", "--to", name, "--yes")
     assert hub.requests == []

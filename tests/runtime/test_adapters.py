@@ -24,7 +24,7 @@ from tests.support.gguf_writer import ARRAY, STRING, U32, Parts, array, encoded,
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The base's file, one merged with an adapter, and the adapter's own."""
     folder = tmp_path_factory.mktemp("adapters")
-    checkpoint = write_checkpoint(folder / "tiny-chat", Shape(hidden=32, heads=4, ffn=64))
+    checkpoint = write_checkpoint(folder / "tiny-chat", Shape(hidden=32, heads=4, ffn=64, form="safetensors"))
     made = make_adapter(folder / "mine", checkpoint)
     adapters = [read_adapter(made.folder)]
     found = {name: folder / f"{name}.gguf" for name in ("plain", "merged", "adapter")}
@@ -81,6 +81,11 @@ def test_a_session_of_the_model_alone_is_read_anew_with_an_adapter(files: dict[s
 Change = Callable[[Parts], Parts]
 
 
+@pytest.fixture(scope="module")
+def adapter(files: dict[str, Path]) -> Parts:
+    return take_apart(files["adapter"])
+
+
 def shortened(parts: Parts) -> Parts:
     first = parts.tensors[1]
     return parts.with_tensor(
@@ -116,10 +121,10 @@ def shortened(parts: Parts) -> Parts:
     ],
 )
 def test_what_is_no_adapter_of_this_model_is_refused(
-    files: dict[str, Path], tmp_path: Path, change: Change, says: str
+    files: dict[str, Path], adapter: Parts, tmp_path: Path, change: Change, says: str
 ) -> None:
     path = tmp_path / "changed.gguf"
-    path.write_bytes(change(take_apart(files["adapter"])).to_bytes())
+    path.write_bytes(change(adapter).to_bytes())
     with pytest.raises(BqError) as caught:
         load(files["plain"], with_adapters(str(path)))
     assert says in str(caught.value)

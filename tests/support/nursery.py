@@ -15,20 +15,24 @@ from pathlib import Path
 
 _NURSERY = """
 import json, os, sys, traceback
-import httpx2
+import httpx2, llama_cpp
 from huggingface_hub import HfApi
 from huggingface_hub.utils import WeakFileLock, get_session
-import bq.convert.convert, bq.convert.verify.against, bq.convert.verify.file_checks, bq.library.pull, bq.tui.main, bq.tui.pull_ready
+import bq.convert.convert, bq.convert.verify.against, bq.convert.verify.file_checks, bq.library.sources.open
+import bq.runtime.devices, bq.tui.main, bq.tui.commands.chat, bq.tui.commands.pull, bq.tui.pull_ready
 
-def redirect(number, path):
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    os.dup2(handle, number)
+def opened(task):
+    paths = [task["terminal"]] * 3 if task["terminal"] else [os.devnull, task["out"], task["err"]]
+    return [os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOCTTY, 0o600) for path in paths]
 
-def work(task):
+def work(task, handles):
     os.environ.clear()
     os.environ.update(task["environment"])
-    for number, path in enumerate((os.devnull, task["out"], task["err"])):
-        redirect(number, path)
+    for number, handle in enumerate(handles):
+        os.dup2(handle, number)
+    sys.stdin, sys.stdout, sys.stderr = (open(n, mode, 1, "utf-8", closefd=False) for n, mode in enumerate("rww"))
+    if task["terminal"]:
+        os.setsid()
     if task["limit"]:
         import resource
         resource.setrlimit(resource.RLIMIT_FSIZE, (task["limit"], task["limit"]))
@@ -44,17 +48,21 @@ def work(task):
         traceback.print_exc()
         return 1
 
+open("/tmp/rv/cpu.log","a").write(f"imports {sum(os.times()[:2]):.2f}"+chr(10))
 for line in sys.stdin:
     task = json.loads(line)
     if "wait" in task:
         print(os.waitstatus_to_exitcode(os.waitpid(task["wait"], 0)[1]), flush=True)
         continue
+    handles = opened(task)  # before it is told that there is a process: a terminal that nobody has open is at its end
     number = os.fork()
     if number == 0:
-        status = work(task)
+        status = work(task, handles)
         sys.stdout.flush()
-        sys.stderr.flush()
+        sys.stderr.flush(); open("/tmp/rv/cpu.log","a").write(f"{sum(os.times()[:2]):.2f} {sys.argv}"+chr(10))
         os._exit(status)
+    for handle in handles:
+        os.close(handle)
     print(number, flush=True)
 """
 
@@ -65,12 +73,16 @@ class Nursery:
     def __init__(self, process: "subprocess.Popen[str]", folder: Path) -> None:
         self._process, self._folder, self._count = process, folder, 0
 
-    def start(self, code: str, *arguments: object, limit: int = 0) -> "Child":
-        """A new process with this one's environment; `limit` bytes are the most that a file of it may have, as on a full disk."""
+    def start(self, code: str, *arguments: object, limit: int = 0, terminal: str = "") -> "Child":
+        """A new process with this one's environment; `limit` bytes are the most that a file of it may have, as on a full disk.
+
+        `terminal` is one of its own, instead of the files that its output goes to else.
+        """
         self._count += 1
         out, err = (self._folder / f"{self._count}.{name}" for name in ("out", "err"))
         task = {"code": code, "arguments": [*map(str, arguments)], "environment": dict(os.environ), "limit": limit}
-        return Child(self, self.tell({**task, "out": str(out), "err": str(err)}), out, err)
+        streams = {"out": str(out), "err": str(err), "terminal": terminal}
+        return Child(self, self.tell({**task, **streams}), out, err)
 
     def tell(self, task: dict[str, object]) -> int:
         """The number that it answers."""

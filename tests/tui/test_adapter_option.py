@@ -17,7 +17,7 @@ Bq = Callable[..., "subprocess.CompletedProcess[bytes]"]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """base-chat, and the adapter `mine`."""
     folder = tmp_path_factory.mktemp("given")
-    checkpoint = write_checkpoint(folder / "base-chat", Shape(hidden=32, heads=4, ffn=64))
+    checkpoint = write_checkpoint(folder / "base-chat", Shape(hidden=32, heads=4, ffn=64, form="safetensors"))
     write_adapter(folder / "mine", checkpoint, base_model_name_or_path="")
     return folder
 

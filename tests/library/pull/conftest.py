@@ -17,7 +17,7 @@ REPOSITORY = "baichuan-inc/Baichuan2-7B-Chat"
 SMALL = {"hidden": 32, "heads": 2, "ffn": 32}
 Pull = Callable[..., Result]
 Start = Callable[..., Child]
-BQ = "import sys; from bq.tui.main import main; sys.exit(main(sys.argv[1:]))"
+BQ = "import sys; from bq.tui.main import main; sys.exit(main())"
 
 
 @pytest.fixture(scope="session")
@@ -90,11 +90,11 @@ def done(once: tuple[Done, Path, dict[str, str]], own_home: Path, monkeypatch: p
 
 @pytest.fixture
 def start(nursery: Nursery, hub: HubServer) -> Iterator[Start]:
-    """`bq` as a process; `limit` bytes are the most that a file of it may have, as on a full disk."""
+    """`bq` as a process (see Nursery.start)."""
     started: list[Child] = []
 
-    def run(*arguments: object, limit: int = 0) -> Child:
-        started.append(nursery.start(BQ, *arguments, limit=limit))
+    def run(*arguments: object, limit: int = 0, terminal: str = "") -> Child:
+        started.append(nursery.start(BQ, *arguments, limit=limit, terminal=terminal))
         return started[-1]
 
     yield run

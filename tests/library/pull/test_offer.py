@@ -1,7 +1,6 @@
 """A release that is not here: on a terminal it is offered with one question, elsewhere one line says how to get it."""
 
 import os
-import subprocess
 import time
 from pathlib import Path
 
@@ -18,23 +17,15 @@ NAME = "baichuan2-7b-chat"
 PATIENCE_SECONDS = 60
 
 
-def on_terminal(bq_command: Path, answer: str) -> str:
+def on_terminal(start: Start, answer: str) -> str:
     """What `bq chat NAME` shows on a terminal that cannot draw, when `answer` is given to the question."""
     import pty
 
     controller, terminal = pty.openpty()
-    environment = {**os.environ, "TERM": "dumb"}
-    child = subprocess.Popen(
-        [bq_command, "chat", NAME],
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        env=environment,
-        start_new_session=True,
-    )
-    os.close(terminal)
+    child = start("chat", NAME, terminal=os.ttyname(terminal))
     seen, end = b"", time.monotonic() + PATIENCE_SECONDS
     answers = {b"[y/N]": answer, b"Ready": "/quit\n"}
+    os.close(terminal)
     try:
         while time.monotonic() < end:
             seen += os.read(controller, 65536)
@@ -49,9 +40,14 @@ def on_terminal(bq_command: Path, answer: str) -> str:
     return seen.decode()
 
 
+@pytest.fixture(autouse=True)
+def dumb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="needs a pseudo terminal")
-def test_yes_pulls_it_and_begins_to_talk(bq_command: Path, hub: HubServer) -> None:
-    seen = on_terminal(bq_command, "y\n")
+def test_yes_pulls_it_and_begins_to_talk(start: Start, hub: HubServer) -> None:
+    seen = on_terminal(start, "y\n")
     for text in ("is not here yet", "about 15.0 GB", "4.6 GB, Q4_K_M", "free ", "commercial use needs", "Do that?"):
         assert text in seen, seen
     assert seen.count("[y/N]") == 1, "one question"
@@ -60,8 +56,8 @@ def test_yes_pulls_it_and_begins_to_talk(bq_command: Path, hub: HubServer) -> No
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a pseudo terminal")
-def test_no_leaves_the_network_alone(bq_command: Path, hub: HubServer) -> None:
-    seen = on_terminal(bq_command, "n\n")
+def test_no_leaves_the_network_alone(start: Start, hub: HubServer) -> None:
+    seen = on_terminal(start, "n\n")
     assert f"Get it first: bq pull {NAME}" in seen
     assert hub.requests == []
 

@@ -130,7 +130,7 @@ def test_an_earlier_range_overlaps_and_is_used(hub: HubServer, source: Source, r
     assert len([one for one in hub.asked(SHARD) if not one.is_cdn]) == 2
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(4))
 def test_a_call_after_a_cut_goes_on_at_the_very_byte(hub: HubServer, release: dict[str, bytes], seed: int) -> None:
     """One file, cut at two places drawn by chance; the sources take turns."""
     once = Patience(tries=1)

@@ -1,5 +1,6 @@
 """Without a network: what was fetched before is found and checked, anything else is refused, and no socket is opened."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from bq.library.sources.open import open_source
 from bq.library.sources.source import Source, Watcher
 from bq.runtime.errors import BqError, UsageError
 from tests.support.hub_server import HubServer
+from tests.support.nursery import Nursery
 
 from .conftest import NAME, check, fetch
 
@@ -74,25 +76,30 @@ def test_what_was_never_fetched_is_refused_with_what_works(hub: HubServer, sourc
         offline(source).listing(NAME)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="there is no fork")
 @pytest.mark.parametrize("how", ["flag", "HF_HUB_OFFLINE"])
-def test_no_socket_is_opened(hub: HubServer, release: dict[str, bytes], how: str) -> None:
+def test_no_socket_is_opened(
+    hub: HubServer, nursery: Nursery, release: dict[str, bytes], how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.publish(NAME, release)
     folder = fetch(Hub())
     before = len(hub.requests)
-    environment = {**os.environ, **({how: "1"} if how != "flag" else {})}
-    command = [sys.executable, "-c", WATCHED, NAME, how]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    first, second = done.stdout.splitlines()
+    if how != "flag":
+        monkeypatch.setenv(how, "1")
+    process = nursery.start(WATCHED, NAME, how)
+    assert process.wait() == 0, process.err
+    first, second = process.out.splitlines()
     assert first == str(folder)
     assert "bq is offline" in second
     assert len(hub.requests) == before
 
 
-def test_the_watch_sees_sockets(hub: HubServer, release: dict[str, bytes]) -> None:
+@pytest.mark.skipif(os.name == "nt", reason="there is no fork")
+def test_the_watch_sees_sockets(hub: HubServer, nursery: Nursery, release: dict[str, bytes]) -> None:
     hub.publish(NAME, release)
-    command = [sys.executable, "-c", WATCHED, NAME, "no"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "network: socket.connect" in done.stdout
+    process = nursery.start(WATCHED, NAME, "no")
+    assert process.wait() == 0, process.err
+    assert "network: socket.connect" in process.out
 
 
 def test_opening_a_source_imports_nothing_heavy() -> None:
@@ -114,12 +121,26 @@ def test_a_source_is_a_name_or_a_folder(tmp_path: Path) -> None:
 
 
 def test_the_cache_is_where_huggingface_hub_has_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    code = (
-        "from bq.library.sources.hub_cache import hub_cache; from huggingface_hub import constants; "
-        "print(hub_cache() == __import__('pathlib').Path(constants.HF_HUB_CACHE), hub_cache())"
-    )
-    for variables in ({}, {"HF_HOME": "~/x"}, {"XDG_CACHE_HOME": str(tmp_path)}, {"HF_HUB_CACHE": "$HOME/y"}):
-        names = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME")
-        environment = {key: value for key, value in os.environ.items() if key not in names} | variables
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-        assert done.stdout.startswith("True "), (variables, done.stdout)
+    code = """
+import importlib, json, os, sys
+from huggingface_hub import constants
+from bq.library.sources.hub_cache import hub_cache
+for variables in json.loads(sys.argv[1]):
+    os.environ.update(variables)
+    importlib.reload(constants)
+    print(str(hub_cache()) == constants.HF_HUB_CACHE, hub_cache())
+    for name in variables:
+        del os.environ[name]
+"""
+    cases: list[dict[str, str]] = [
+        {},
+        {"HF_HOME": "~/x"},
+        {"XDG_CACHE_HOME": str(tmp_path)},
+        {"HF_HUB_CACHE": "$HOME/y"},
+    ]
+    for name in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(cases)], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["True"] * 4, lines
+    assert len({*lines}) == 4
