@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from bq.convert.adapter.merge import Adapted
+from bq.convert.open_files import allow_shards
 from bq.convert.safetensors_file import read_safetensors_file
 from bq.convert.source import SourceTensor
 from bq.convert.torch_file import read_torch_file
@@ -19,6 +20,7 @@ from bq.runtime.language import say
 
 MAX_JSON_BYTES = 16 << 20
 _MOST_INDEX_BYTES = 64 << 20  # that of a Baichuan-M3 in GPTQ form has 146,000 names, 14 MB
+_SHOWN = 8  # of the missing shards
 _LFS_MAGIC = b"version https://git-lfs.github.com/spec/"
 # In order of preference: safetensors first, and an index before a single file of its kind.
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -56,6 +58,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         )
     config = read_json(folder / "config.json")
     files, index = _weight_files(folder)
+    allow_shards(len(files))
     tensors: dict[str, SourceTensor] = {}
     for path in files:
         for name, tensor in _read_file(path).items():
@@ -108,8 +111,8 @@ def refuse_pointer(path: Path) -> None:
                 f"{path.name} 是 Git LFS 指针：真正的文件没有下载。",
             ),
             say(
-                "Run `git lfs pull` in its folder, or download it with `hf download`.",
-                "请在该文件夹中运行 `git lfs pull`，或用 `hf download` 下载。",
+                "Run `git lfs pull` in its folder, or download it with `bq pull`.",
+                "请在该文件夹中运行 `git lfs pull`，或用 `bq pull` 下载。",
             ),
         )
 
@@ -161,16 +164,24 @@ def _weight_map(path: Path) -> dict[str, str]:
                 ),
                 _again(),
             )
-    missing = sorted(name for name in set(weight_map.values()) if not (path.parent / name).is_file())
+    _refuse_missing(path.parent, set(weight_map.values()))
+    return weight_map
+
+
+def _refuse_missing(folder: Path, shards: set[str]) -> None:
+    missing = sorted(name for name in shards if not (folder / name).is_file())
     if missing:
+        shown = [*missing[:_SHOWN], *(["…"] if len(missing) > _SHOWN else [])]
         raise BqError(
             say(
-                f"{len(missing)} of {len(set(weight_map.values()))} shards are missing in {path.parent}: {', '.join(missing)}.",
-                f"{path.parent} 中缺少 {len(missing)} 个分片（共 {len(set(weight_map.values()))} 个）：{'、'.join(missing)}。",
+                f"{len(missing)} of {len(shards)} shards are missing in {folder}: {', '.join(shown)}.",
+                f"{folder} 中缺少 {len(missing)} 个分片（共 {len(shards)} 个）：{'、'.join(shown)}。",
             ),
-            say("Download them; `hf download` goes on where it stopped.", "请下载它们；`hf download` 会从中断处继续。"),
+            say(
+                "Download them: `bq pull` and `hf download` go on where they stopped.",
+                "请下载它们：`bq pull` 与 `hf download` 会从中断处继续。",
+            ),
         )
-    return weight_map
 
 
 def _again() -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bq.convert.checkpoint import Checkpoint
-from bq.convert.config_values import count, number
+from bq.convert.config_values import count, is_tied, number
 from bq.convert.m1_config import read_m1
 from bq.convert.model_config import BAICHUAN, BAICHUAN_M1, POSITIONS, QWEN2, QWEN3MOE
 from bq.convert.model_config import ModelConfig as ModelConfig  # where it is looked for
@@ -41,7 +41,7 @@ def _read_baichuan(config: Mapping[str, Any]) -> ModelConfig:
     hidden, heads = count(config, "hidden_size"), count(config, "num_attention_heads")
     blocks = count(config, "num_hidden_layers")
     _check_blocks(blocks, is_llama)
-    kv_heads = config.get("num_key_value_heads", heads)
+    kv_heads = heads if config.get("num_key_value_heads") is None else count(config, "num_key_value_heads")
     if hidden % heads or (hidden // heads) % 2 or kv_heads != heads:
         raise BqError(
             say(
@@ -63,7 +63,7 @@ def _read_baichuan(config: Mapping[str, Any]) -> ModelConfig:
         norm_eps=number(config, "rms_norm_eps", 1e-6),
         rope_base=rope_base(config, 10000.0),
         is_llama_layout=is_llama,
-        is_tied=config.get("tie_word_embeddings") is True,
+        is_tied=is_tied(config),
         scaling=read_scaling(config) if is_llama else None,
     )
 
@@ -124,9 +124,9 @@ def _architecture(config: Mapping[str, Any]) -> str:
     if found is None:
         raise BqError(
             say(
-                f"config.json: the architecture is {name or 'not given'}, expected BaichuanForCausalLM, or Qwen's of "
+                f"config.json: the architecture is {name[:60] or 'not given'}, expected BaichuanForCausalLM, or Qwen's of "
                 "Baichuan-M2 and M3.",
-                f"config.json：架构为 {name or '（未给出）'}，应为 BaichuanForCausalLM，或 Baichuan-M2、M3 的 Qwen 架构。",
+                f"config.json：架构为 {name[:60] or '（未给出）'}，应为 BaichuanForCausalLM，或 Baichuan-M2、M3 的 Qwen 架构。",
             ),
             say("`bq models` lists what can be converted.", "可转换的模型见 `bq models`。"),
         )

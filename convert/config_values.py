@@ -13,8 +13,8 @@ def count(config: Mapping[str, Any], key: str, default: int | None = None) -> in
     if type(value) is not int or not 0 < value < 1 << 24:
         raise BqError(
             say(
-                f"config.json: {key} is {value!r}, expected a positive count.",
-                f"config.json：{key} 为 {value!r}，应为正整数。",
+                f"config.json: {key} is {value!r:.60}, expected a positive count.",
+                f"config.json：{key} 为 {value!r:.60}，应为正整数。",
             ),
             say("Download config.json again.", "请重新下载 config.json。"),
         )
@@ -27,11 +27,20 @@ def number(config: Mapping[str, Any], key: str, default: float | None) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
         raise BqError(
             say(
-                f"config.json: {key} is {value!r}, expected a positive number.",
-                f"config.json：{key} 为 {value!r}，应为正数。",
-            )
+                f"config.json: {key} is {value!r:.60}, expected a positive number.",
+                f"config.json：{key} 为 {value!r:.60}，应为正数。",
+            ),
+            say("Download config.json again.", "请重新下载 config.json。"),
         )
     return float(value)
+
+
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """tie_word_embeddings; no, where the key is not there, as the classes of these models have it."""
+    refuse_unless(
+        config, "tie_word_embeddings", (None, False, True), ("true or false is expected", "应为 true 或 false")
+    )
+    return config.get("tie_word_embeddings") is True
 
 
 def refuse_unless(config: Mapping[str, Any], key: str, right: tuple[Any, ...], why: tuple[str, str]) -> None:

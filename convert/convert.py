@@ -6,22 +6,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
-
-import numpy as np
 
 from bq.convert.adapter.match import adapt, named
 from bq.convert.adapter.read import Adapter
-from bq.convert.checkpoint import Checkpoint, open_checkpoint
+from bq.convert.checkpoint import open_checkpoint
 from bq.convert.config import ModelConfig, read_config
-from bq.convert.identity import Identity, folder_roles, identify
-from bq.convert.importance import Importance, notes
-from bq.convert.metadata import add_metadata
+from bq.convert.conversion import Conversion as Conversion  # where it is looked for
+from bq.convert.header import write_header
+from bq.convert.identity import folder_roles, identify
+from bq.convert.importance import Importance
 from bq.convert.mixture import Mixture, find_mixture
-from bq.convert.model_config import BAICHUAN, BAICHUAN_M1
+from bq.convert.model_config import BAICHUAN
 from bq.convert.norm_head import BAICHUAN_1_VOCAB, NormHead, decide_norm_head
 from bq.convert.output_file import check_files, steady, writing
-from bq.convert.plan import Plan, make_plan
+from bq.convert.plan import make_plan
 from bq.convert.quantizer import GGML, Quantizer
 from bq.convert.read_back import ReadBack, read_back
 from bq.convert.type_plan import TypePlan
@@ -32,56 +30,6 @@ from bq.runtime.language import say
 
 DEMO_NAME = "bq-demo"
 DEMO_SOURCE = "demo"
-_OTHER_KEYS_BYTES = 4096
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """All that is known before the first weight is read. `types` is a plan of types that goes before the mixture."""
-
-    checkpoint: Checkpoint
-    config: ModelConfig
-    vocabulary: Vocabulary
-    norm_head: NormHead
-    generation: int | None  # 1 or 2; None for Baichuan-M1 to M3
-    identity: Identity
-    mixture: Mixture
-    plan: Plan
-    types: TypePlan | None = None
-    importance: Importance | None = None
-
-    @property
-    def mixture_name(self) -> str:
-        """What the file calls its types."""
-        return self.types.name if self.types else self.mixture.name
-
-    @property
-    def file_name(self) -> str:
-        """The default name of the output."""
-        return f"{self.identity.name}-{self.mixture_name}.gguf"
-
-    @property
-    def can_run(self) -> bool:
-        """Whether llama.cpp has a graph that computes it."""
-        return self.config.architecture != BAICHUAN_M1
-
-    @property
-    def lacks_importance(self) -> bool:
-        """Whether its importance matrix is still to be gathered."""
-        return self.importance is not None and self.importance.matrix is None
-
-    @property
-    def importance_notes(self) -> list[str]:
-        """What to tell of an importance matrix that does not know all matrices, or more."""
-        return notes(self.importance, self.plan.matrices)
-
-    @property
-    def size_bytes(self) -> int:
-        """The size of the output: data section, vocabulary and directory exactly, the other keys by an estimate."""
-        pieces = sum(len(piece.encode()) + 8 + 4 + 4 for piece in self.vocabulary.pieces)
-        merges = sum(len(merge.encode()) + 8 for merge in self.vocabulary.merges)
-        directory = sum(len(tensor.name) + 24 + 8 * len(tensor.shape) for tensor in self.plan.tensors)
-        return self.plan.data_bytes + pieces + merges + directory + _OTHER_KEYS_BYTES
 
 
 @dataclass(frozen=True)
@@ -307,38 +255,3 @@ def _write(outputs: Sequence[Output], parts: Sequence[Path], threads: int, repor
             out = stack.enter_context(steady(stack.enter_context(header)))
             targets.append(Target(output.conversion.plan, out, output.quantizer))
         write_tensors(targets, threads, report)
-
-
-def write_header(conversion: Conversion, part: Path, quantizer: Quantizer = GGML) -> BinaryIO:
-    """The file with all that stands before its data section, open at that section's start."""
-    from gguf import GGMLQuantizationType, GGUFWriter
-
-    writer = GGUFWriter(None, conversion.config.architecture)
-    add_metadata(
-        writer,
-        conversion.config,
-        conversion.vocabulary,
-        conversion.identity,
-        conversion.norm_head,
-        conversion.generation,
-        conversion.mixture,
-        conversion.plan.weights,
-        *quantizer.describe(conversion.plan),
-        conversion.types.name if conversion.types else None,
-        conversion.importance,
-        conversion.checkpoint.adapted.labels,
-    )
-    for tensor in conversion.plan.tensors:
-        kind = GGMLQuantizationType(tensor.kind)
-        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.size_bytes, raw_dtype=kind)
-    try:
-        writer.write_header_to_file(part)
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        out: BinaryIO = writer.fout[0]
-        writer.write_padding(out, out.tell())
-    except BaseException:
-        for file in writer.fout or ():
-            file.close()
-        raise
-    return out

@@ -31,11 +31,15 @@ _OFFSETS = {"gptq": 1, "gptq_v2": 0, "auto_gptq": 1, "auto_round:auto_gptq": 1} 
 
 @dataclass(frozen=True)
 class Gptq:
-    """How a release is packed; `group` is the inputs that share a scale, None if all do; `offset` what zero points lack."""
+    """How a release is packed; `group` is the inputs that share a scale, None if all do; `offset` what zero points lack.
+
+    `is_ordered`: the inputs were taken in another order, which g_idx alone tells.
+    """
 
     bits: int
     group: int | None
     offset: int
+    is_ordered: bool = False
 
     @property
     def per_word(self) -> int:
@@ -98,6 +102,9 @@ class GptqTensor:
     matrix = view
 
 
+Source = SourceTensor | GptqTensor  # whatever rows are read from
+
+
 def read_gptq(config: Mapping[str, Any]) -> Gptq | None:
     """quantization_config, None if there is none. Raises BqError for a quantization that bq does not read."""
     found = config.get("quantization_config")
@@ -108,16 +115,16 @@ def read_gptq(config: Mapping[str, Any]) -> Gptq | None:
         raise _refused(f"it is quantized by {method!r:.40}", f"其量化方法为 {method!r:.40}")
     key = "packing_format" if "packing_format" in found or method != "gptq" else "checkpoint_format"
     form = found.get(key, found.get("format", "gptq" if method == "gptq" else None))
-    if form not in _OFFSETS or found.get("pack_dtype", "int32") != "int32":
+    if not isinstance(form, str) or form not in _OFFSETS or found.get("pack_dtype", "int32") != "int32":
         raise _refused(f"its codes are packed as {form!r:.40}", f"其打包格式为 {form!r:.40}")
     bits, group = found.get("bits"), found.get("group_size", -1)
-    if bits not in _BITS or type(group) is not int or not (group == -1 or 0 < group < 1 << 24):
+    if type(bits) is not int or bits not in _BITS or type(group) is not int or not (group == -1 or 0 < group < 1 << 24):
         raise _refused(
             f"it has {bits!r:.20} bits in groups of {group!r:.20}", f"其位数为 {bits!r:.20}，分组为 {group!r:.20}"
         )
     if _has_exceptions(found, bits):
         raise _refused("some of its matrices are packed otherwise (dynamic)", "其中部分矩阵的打包方式不同（dynamic）")
-    return Gptq(bits, None if group == -1 else group, _OFFSETS[form])
+    return Gptq(bits, None if group == -1 else group, _OFFSETS[form], bool(found.get("desc_act")))
 
 
 def _has_exceptions(found: Mapping[str, Any], bits: int) -> bool:
@@ -129,17 +136,15 @@ def _has_exceptions(found: Mapping[str, Any], bits: int) -> bool:
     return any(not name.startswith("-:") for name in dynamic) or any(one not in (bits, 16) for one in own)
 
 
-def unpacked(tensors: Mapping[str, SourceTensor], form: Gptq) -> dict[str, SourceTensor | GptqTensor]:
+def unpacked(tensors: Mapping[str, SourceTensor], form: Gptq) -> dict[str, Source]:
     """The tensors of a GPTQ checkpoint with each packed matrix as one tensor NAME.weight, and biases of zeros left out.
 
     Raises BqError for parts that do not fit together.
     """
-    bases = {name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")}
+    bases = sorted(name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight"))
     packed = {f"{base}.{part}" for base in bases for part in PARTS}
     idle = {f"{base}.bias" for base in bases if _is_zero(tensors.get(f"{base}.bias"))}
-    found: dict[str, SourceTensor | GptqTensor] = {
-        name: one for name, one in tensors.items() if name not in packed | idle
-    }
+    found: dict[str, Source] = {name: one for name, one in tensors.items() if name not in packed | idle}
     return found | {f"{base}.weight": _joined(tensors, base, form) for base in bases}
 
 
@@ -151,13 +156,9 @@ def _is_zero(bias: SourceTensor | None) -> bool:
 def _joined(tensors: Mapping[str, SourceTensor], base: str, form: Gptq) -> GptqTensor:
     qweight, qzeros, scales, g_idx = (tensors.get(f"{base}.{part}") for part in PARTS)
     if qweight is None or qzeros is None or scales is None:
-        raise BqError(
-            say(
-                f"{base}.qweight is there, but not its qzeros or scales.",
-                f"有 {base}.qweight，但缺少其 qzeros 或 scales。",
-            ),
-            say("Download the missing shards.", "请下载缺失的分片。"),
-        )
+        raise _missing(base, "qzeros / scales")
+    if g_idx is None and form.is_ordered:
+        raise _missing(base, "g_idx (desc_act)")
     if len(qweight.shape) != 2:
         raise _broken(qweight, f"has the shape {list(qweight.shape)}", f"的形状为 {list(qweight.shape)}")
     inputs, outputs = qweight.shape[0] * form.per_word, qweight.shape[1]
@@ -175,6 +176,13 @@ def _joined(tensors: Mapping[str, SourceTensor], base: str, form: Gptq) -> GptqT
                 f"为 {one.dtype} {list(one.shape)}，按 config.json 应为 {dtype} {list(shape)}",
             )
     return GptqTensor(f"{base}.weight", (outputs, inputs), form, qweight, qzeros, scales, g_idx)
+
+
+def _missing(base: str, parts: str) -> BqError:
+    return BqError(
+        say(f"{base}.qweight is there, but not its {parts}.", f"有 {base}.qweight，但缺少其 {parts}。"),
+        say("Download the missing shards.", "请下载缺失的分片。"),
+    )
 
 
 def _widened(scales: Array) -> F32Array:

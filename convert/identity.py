@@ -9,6 +9,7 @@ from typing import Any
 from bq.convert.added_tokens import added_tokens
 from bq.convert.chat_template import read_template
 from bq.convert.checkpoint import Checkpoint, read_json
+from bq.convert.model_card import licence_named
 from bq.convert.model_config import BAICHUAN_M1, QWEN2, QWEN3MOE, ModelConfig
 from bq.runtime.errors import BqError
 from bq.runtime.language import Both, say
@@ -23,7 +24,10 @@ DEFAULT_MAX_NEW_TOKENS = 2048
 
 @dataclass(frozen=True)
 class Identity:
-    """`release` is the entry of models.toml, or the one a fine-tune names as its origin if `is_fine_tune`."""
+    """`release` is the entry of models.toml, or the one a fine-tune names as its origin if `is_fine_tune`.
+
+    `licence` is what a fine-tune's own card says, as the hub identifies it, "" if it says nothing.
+    """
 
     name: str
     release: Release | None
@@ -33,6 +37,7 @@ class Identity:
     roles: tuple[int, int]
     sampling: Sampling
     max_new_tokens: int
+    licence: str = ""
 
 
 def identify(
@@ -59,6 +64,7 @@ def identify(
         roles=folder_roles(checkpoint.folder),
         sampling=_sampling(settings, defaults.sampling or Sampling()),
         max_new_tokens=int(_setting(settings, "max_new_tokens", defaults.max_new_tokens or DEFAULT_MAX_NEW_TOKENS, 1)),
+        licence=licence_named(checkpoint.folder),
     )
 
 

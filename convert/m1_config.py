@@ -7,8 +7,8 @@ nowhere else, for no other source names it.
 from collections.abc import Mapping
 from typing import Any
 
-from bq.convert.config_values import count, number, refuse_unless, unsupported
-from bq.convert.model_config import BAICHUAN_M1, ModelConfig, Windows
+from bq.convert.config_values import count, is_tied, number, refuse_unless, unsupported
+from bq.convert.model_config import BAICHUAN_M1, MOST_BLOCKS, ModelConfig, Windows
 from bq.convert.rope_config import rope_base
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
@@ -26,6 +26,8 @@ def read_m1(config: Mapping[str, Any]) -> ModelConfig:
         )
     refuse_unless(config, "conv_window", (2,), ("Baichuan-M1 has 2", "而 Baichuan-M1 为 2"))
     hidden, blocks = count(config, "hidden_size"), count(config, "num_hidden_layers")
+    if blocks > MOST_BLOCKS:
+        raise unsupported(f"{blocks} blocks are no Baichuan-M1", f"{blocks} 块不是 Baichuan-M1 的结构")
     heads, kv_heads = count(config, "num_attention_heads"), count(config, "num_key_value_heads")
     windows = _windows(config, blocks)
     for some, keys in ((heads, kv_heads), (windows.heads, windows.kv_heads)):
@@ -46,7 +48,7 @@ def read_m1(config: Mapping[str, Any]) -> ModelConfig:
         context=count(config, "max_position_embeddings" if "max_position_embeddings" in config else "model_max_length"),
         norm_eps=number(config, "rms_norm_eps", 1e-6),
         rope_base=rope_base(config, None),
-        is_tied=config.get("tie_word_embeddings") is True,
+        is_tied=is_tied(config),
         windows=windows,
     )
 

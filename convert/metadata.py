@@ -20,6 +20,7 @@ from bq.runtime.adapters import ADAPTERS_KEY
 from bq.runtime.known import MIXTURE_KEY
 from bq.runtime.prompt_format import CHATML
 from bq.runtime.releases import releases
+from bq.runtime.values import SAMPLING_ORDER
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -28,7 +29,7 @@ ARCHITECTURE = "baichuan"
 _HUB = "https://huggingface.co/"
 _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 _LONGEST_VALUE = 127  # bytes of llama_model_kv_override's string
-_WHOLE_CONTEXT = -1  # general.sampling.penalty_last_n: the penalty covers the whole sequence, as in the reference
+_MOST_REPEATED = 1 << 24  # tokens: llama.cpp keeps room for as many
 
 
 def add_metadata(
@@ -49,7 +50,7 @@ def add_metadata(
     """Add every key to a GGUFWriter of the config's architecture; `types` is the name of a plan of types."""
     writer.add_type("model")
     _add_identity(writer, identity, weights)
-    _add_sampling(writer, identity)
+    _add_sampling(writer, identity, config.context)
     add_shape(writer, config)
     add_vocabulary(writer, vocabulary, identity)
     for key, value in _own_keys(vocabulary, identity, norm_head, generation):
@@ -99,6 +100,8 @@ def _add_identity(writer: "GGUFWriter", identity: Identity, weights: int) -> Non
         writer.add_source_repo_url(f"{_HUB}{release.repository}")
     else:
         writer.add_basename(identity.name)
+        if identity.licence:
+            writer.add_license(identity.licence)
     writer.add_finetune(identity.variant)
     writer.add_size_label(size_label(weights))
     base = _base_model(identity)
@@ -128,13 +131,17 @@ def _base_model(identity: Identity) -> str | None:
     return next((one.repository for one in bases), None)
 
 
-def _add_sampling(writer: "GGUFWriter", identity: Identity) -> None:
+def _add_sampling(writer: "GGUFWriter", identity: Identity, context: int) -> None:
+    """The release's parameters, in its order. Its penalty covers the whole sequence: llama.cpp takes -1 for no penalty at all
+    (llama_sampler_init_penalties), so the number is written out.
+    """
     sampling = identity.sampling
+    writer.add_sampling_sequence(";".join(SAMPLING_ORDER))
     writer.add_sampling_temp(sampling.temperature)
     writer.add_sampling_top_k(sampling.top_k)
     writer.add_sampling_top_p(sampling.top_p)
     writer.add_sampling_penalty_repeat(sampling.repeat_penalty)
-    writer.add_sampling_penalty_last_n(_WHOLE_CONTEXT)
+    writer.add_sampling_penalty_last_n(min(context, _MOST_REPEATED))
 
 
 def _own_keys(

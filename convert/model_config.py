@@ -6,6 +6,7 @@ from bq.convert.gptq import Gptq
 
 # llama.cpp tells RoPE from ALiBi by the block count alone and gives any other count no positions at all.
 POSITIONS = {32: "rope", 40: "alibi"}
+MOST_BLOCKS, MOST_EXPERTS = 512, 1024  # LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS (llama-hparams.h)
 BAICHUAN, BAICHUAN_M1, QWEN2, QWEN3MOE = "baichuan", "baichuan_m1", "qwen2", "qwen3moe"  # general.architecture
 
 

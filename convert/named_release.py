@@ -35,7 +35,7 @@ def name_file(file: GgufFile, generation: int, wanted: str | None = None) -> Nam
             raise UsageError(
                 say(
                     f"{file.path.name} is no {release.name}: {_shape(file, generation)}.",
-                    _unfit(file, release, generation),
+                    f"{file.path.name} 不是 {release.name}：{_shape(file, generation)}。",
                 ),
                 say("Leave --release out, or give the right one.", "请去掉 --release，或给出正确的发布版。"),
             )
@@ -78,7 +78,3 @@ def _shape(file: GgufFile, generation: int) -> str:
         f"it is a Baichuan {generation} of {blocks} blocks, {hidden} × {ffn}, and {pieces:,} pieces",
         f"它是 Baichuan {generation}，{blocks} 块，{hidden} × {ffn}，{pieces:,} 个词元",
     )
-
-
-def _unfit(file: GgufFile, release: Release, generation: int) -> str:
-    return f"{file.path.name} 不是 {release.name}：{_shape(file, generation)}。"

@@ -11,8 +11,8 @@ import numpy as np
 
 from bq.convert.checkpoint import Checkpoint, refuse_pointer
 from bq.convert.config import ModelConfig
+from bq.convert.gptq import Source
 from bq.convert.model_config import BAICHUAN_M1, QWEN2, QWEN3MOE
-from bq.convert.plan import Source
 from bq.convert.source import aligned
 from bq.convert.vocabulary import Vocabulary
 from bq.runtime import ggml

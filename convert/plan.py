@@ -13,26 +13,19 @@ import numpy.typing as npt
 from bq.convert.adapter.merge import Delta
 from bq.convert.checkpoint import Checkpoint
 from bq.convert.config import ModelConfig
-from bq.convert.gptq import GptqTensor, unpacked
+from bq.convert.gptq import Source, unpacked
 from bq.convert.importance import F32Array, Importance, refuse_strange
 from bq.convert.layouts.choose import slots_of
 from bq.convert.layouts.slot import HEAD, Slot
 from bq.convert.mixture import Mixture
 from bq.convert.model_config import QWEN2, QWEN3MOE
-from bq.convert.source import SourceTensor
+from bq.convert.tensor_check import check_names, checked
 from bq.convert.tensor_types import traits_of
 from bq.convert.type_choice import TypeChoice
 from bq.convert.type_plan import TypePlan
-from bq.runtime.errors import BqError
 from bq.runtime.ggml import GgmlType, block_size, row_bytes
-from bq.runtime.language import say
 
-# What bitsandbytes, Baichuan's own int8 and GPTQ or AWQ call the parts of a quantized matrix.
-_REPACKED = (".weight.data", ".quant_state", ".absmax", ".SCB", ".weight_scale", ".qweight")
 ALIGNMENT = 32  # GGUF's default; every tensor starts at a multiple of it
-
-
-Source = SourceTensor | GptqTensor
 
 
 @dataclass(frozen=True)
@@ -63,9 +56,8 @@ class PlannedTensor:
     first_row: int = 0
     head_width: int | None = None  # rotate the rows of each head of this many rows into llama.cpp's order
     normalise: bool = False
-    delta: Delta | None = field(
-        default=None, repr=False
-    )  # what adapters add, before the rows are divided by their norms
+    # What adapters add, before the rows are divided by their norms.
+    delta: Delta | None = field(default=None, repr=False)
     others: tuple[Expert, ...] = field(default=(), repr=False)  # the experts after the first
     is_matrix: bool = False  # whether it gets the mixture's types; a router is none
 
@@ -157,7 +149,7 @@ def make_plan(
     choice = TypeChoice(mixture, traits_of(config), type_plan, importance)
     sources = weights_of(checkpoint, config)
     slots = slots_of(config, sources, fold_norm_head)
-    _check_names(checkpoint, set(sources), {source for slot in slots for source in slot.sources})
+    check_names(checkpoint, set(sources), {source for slot in slots for source in slot.sources})
     tensors = []
     offset = 0
     for slot in slots:
@@ -184,7 +176,7 @@ def _planned(
     checkpoint: Checkpoint, sources: Mapping[str, Source], choice: TypeChoice, slot: Slot, offset: int
 ) -> PlannedTensor:
     first, *others = (
-        Expert(_checked(sources[name], slot), checkpoint.adapted.deltas.get(name)) for name in slot.sources
+        Expert(checked(sources[name], slot), checkpoint.adapted.deltas.get(name)) for name in slot.sources
     )
     shape = slot.shape
     is_matrix = len(shape) > 1 and not slot.is_exact
@@ -250,53 +242,3 @@ def row_order(tensor: PlannedTensor, start: int, stop: int) -> npt.NDArray[np.in
 
 def _padded(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def _check_names(checkpoint: Checkpoint, found: set[str], wanted: set[str]) -> None:
-    if repacked := sorted(name for name in found if name.endswith(_REPACKED)):
-        raise BqError(
-            say(
-                f"This is a 4-bit or int8 repack: it holds {repacked[0]}.",
-                f"这是 4 位或 int8 量化的重打包版本：含有 {repacked[0]}。",
-            ),
-            say("Use the bf16 release.", "请使用 bf16 的原版发布。"),
-        )
-    for names, en, zh in (
-        (wanted - found, "{} tensors are missing, the first is {}.", "缺少 {} 个张量，第一个是 {}。"),
-        (
-            found - wanted,
-            "{} tensors are too many for this config, the first is {}.",
-            "比 config 多出 {} 个张量，第一个是 {}。",
-        ),
-    ):
-        if names:
-            raise BqError(
-                say(en, zh).format(len(names), min(names)),
-                say(
-                    f"Expected {len(wanted)} and found {len(found)} in {len(checkpoint.files)} file(s); take weights and "
-                    "config.json from the same release, and download missing shards.",
-                    f"应有 {len(wanted)} 个，在 {len(checkpoint.files)} 个文件中找到 {len(found)} 个；请使用同一发布中的权重与 "
-                    "config.json，并下载缺失的分片。",
-                ),
-            )
-
-
-def _checked(source: Source, slot: Slot) -> Source:
-    if source.shape != slot.expected:
-        raise BqError(
-            say(
-                f"{source.name} in {source.file.path.name} has the shape {list(source.shape)}, by config.json it should be "
-                f"{list(slot.expected)}.",
-                f"{source.file.path.name} 中 {source.name} 的形状为 {list(source.shape)}，按 config.json 应为 {list(slot.expected)}。",
-            ),
-            say("Take weights and config.json from the same release.", "请使用同一发布中的权重与 config.json。"),
-        )
-    if not source.is_float:
-        raise BqError(
-            say(
-                f"{source.name} in {source.file.path.name} is {source.dtype}, expected bf16, f16 or f32: a quantized repack.",
-                f"{source.file.path.name} 中 {source.name} 为 {source.dtype}，应为 bf16、f16 或 f32：这是量化后的重打包版本。",
-            ),
-            say("Use the bf16 release.", "请使用 bf16 的原版发布。"),
-        )
-    return source

@@ -8,13 +8,12 @@ defaults, src/models/qwen2.cpp and qwen3moe.cpp for what is computed.
 from collections.abc import Mapping
 from typing import Any
 
-from bq.convert.config_values import count, number, refuse_unless, unsupported
+from bq.convert.config_values import count, is_tied, number, refuse_unless, unsupported
 from bq.convert.gptq import read_gptq
-from bq.convert.model_config import QWEN2, QWEN3MOE, Experts, ModelConfig
+from bq.convert.model_config import MOST_BLOCKS, MOST_EXPERTS, QWEN2, QWEN3MOE, Experts, ModelConfig
 from bq.convert.rope_config import read_scaling, rope_base
 
 _ROPE_BASE = 10000.0  # transformers' default
-_MOST_BLOCKS, _MOST_EXPERTS = 512, 1024  # LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS (llama-hparams.h)
 
 
 def read_qwen(config: Mapping[str, Any], architecture: str) -> ModelConfig:
@@ -23,7 +22,7 @@ def read_qwen(config: Mapping[str, Any], architecture: str) -> ModelConfig:
     hidden, heads = count(config, "hidden_size"), count(config, "num_attention_heads")
     kv_heads, blocks = count(config, "num_key_value_heads", heads), count(config, "num_hidden_layers")
     width = hidden // heads if config.get("head_dim") is None else count(config, "head_dim")
-    if heads % kv_heads or width % 2 or not width or blocks > _MOST_BLOCKS:
+    if heads % kv_heads or width % 2 or not width or blocks > MOST_BLOCKS:
         raise unsupported(
             f"{blocks} blocks of {heads} heads {width} wide, {kv_heads} of them for keys, are no Qwen",
             f"{blocks} 块、{heads} 个宽 {width} 的头、{kv_heads} 个键值头不是 Qwen 的结构",
@@ -45,7 +44,7 @@ def read_qwen(config: Mapping[str, Any], architecture: str) -> ModelConfig:
         context=count(config, "max_position_embeddings"),
         norm_eps=number(config, "rms_norm_eps", 1e-6),
         rope_base=rope_base(config, _ROPE_BASE),
-        is_tied=config.get("tie_word_embeddings") is True,
+        is_tied=is_tied(config),
         experts=_experts(config) if architecture == QWEN3MOE else None,
         scaling=read_scaling(config),
         gptq=read_gptq(config),
@@ -73,6 +72,6 @@ def _experts(config: Mapping[str, Any]) -> Experts:
         ("llama.cpp divides the weights of the chosen experts by their sum", "而 llama.cpp 会将所选专家的权重归一化"),
     )
     total, used = count(config, "num_experts"), count(config, "num_experts_per_tok")
-    if used > total or total > _MOST_EXPERTS:
+    if used > total or total > MOST_EXPERTS:
         raise unsupported(f"{used} of {total} experts are used", f"使用 {total} 个专家中的 {used} 个")
     return Experts(total, used, count(config, "moe_intermediate_size"))

@@ -10,8 +10,9 @@ from bq.convert.model_config import Scaling
 def rope_base(config: Mapping[str, Any], default: float | None) -> float:
     """rope_theta, which files of transformers 5 have in rope_parameters."""
     newer = config.get("rope_parameters")
-    has_it = isinstance(newer, dict) and "rope_theta" in newer and "rope_theta" not in config
-    return number(newer if has_it and newer is not None else config, "rope_theta", default)
+    if "rope_theta" not in config and isinstance(newer, dict) and "rope_theta" in newer:
+        return number(newer, "rope_theta", default)
+    return number(config, "rope_theta", default)
 
 
 def read_scaling(config: Mapping[str, Any]) -> Scaling | None:

@@ -1,5 +1,6 @@
 """A tensor where it lies: a dtype, a shape and strides over the bytes of a file that is mapped, never read whole."""
 
+import errno
 import mmap
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,8 +35,7 @@ class MappedFile:
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise BqError(
-                say(f"{self.path} cannot be read: {error}.", f"无法读取 {self.path}：{error}。"),
-                say("Check the file, or download it again.", "请检查该文件，或重新下载。"),
+                say(f"{self.path} cannot be read: {error}.", f"无法读取 {self.path}：{error}。"), _remedy(error)
             ) from None
 
     @cached_property
@@ -48,6 +48,12 @@ class MappedFile:
         if hasattr(mmap, "MADV_WILLNEED") and start < len(self._mapping):
             page = start // mmap.PAGESIZE * mmap.PAGESIZE
             self._mapping.madvise(mmap.MADV_WILLNEED, page, min(start + count, len(self._mapping)) - page)
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return say("Allow more open files (ulimit -n).", "请允许打开更多文件（ulimit -n）。")
+    return say("Check the file, or download it again.", "请检查该文件，或重新下载。")
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,16 @@ def failures(repository: str, endpoint: str) -> Iterator[None]:
     except BqError:
         raise
     except Exception as error:
-        found = _failure(_cause(error), repository, urlsplit(endpoint).netloc or endpoint)
+        found = _failure(_cause(error), repository, urlsplit(without_user(endpoint)).netloc)
         if found is None:
             raise
         raise found from None
+
+
+def without_user(address: str) -> str:
+    """The address without a name and password."""
+    parts = urlsplit(address)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -26,6 +26,10 @@ _APACHE = Both(
     "Apache-2.0: keep the licence text and the notices with the weights, and say that they were changed (quantized).",
     "Apache-2.0：须随权重保留许可证文本与声明，并说明已作更改（量化）。",
 )
+_MIT = Both(
+    "MIT: keep the copyright notice and the licence text with the weights.",
+    "MIT：须随权重保留版权声明与许可证文本。",
+)
 _OTHER = Both(
     "The release has a licence of its own: read it before the weights are passed on.",
     "该发布有自己的许可协议：传播权重前请先阅读。",
@@ -34,6 +38,9 @@ _NONE = Both(
     "The file names no licence: find out which one its release has before it is passed on.",
     "文件未注明许可证：传播前请先查明其发布所用的许可证。",
 )
+
+
+_DUTIES = {"apache-2.0": _APACHE, "mit": _MIT}
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,8 @@ class Licence:
         """What whoever passes the weights on must know."""
         if "community" in self.name.lower():
             return _COMMUNITY
-        if self.identifier == "apache-2.0":
-            return _APACHE
+        if self.identifier in _DUTIES:
+            return _DUTIES[self.identifier]
         return _OTHER if self.identifier or self.name else _NONE
 
     @property
@@ -63,7 +70,7 @@ def licence_of(file: GgufFile) -> Licence:
     """What the file's metadata says."""
     keys = ("general.license", "general.license.name", "general.license.link")
     identifier, name, link = (printable(file.text(key)) for key in keys)
-    known = identifier.lower() if identifier.lower() in ("apache-2.0", "mit") else "other"
+    known = identifier.lower() if identifier.lower() in _DUTIES else "other"
     return Licence(known if identifier or name else "", name or identifier, link if is_web_address(link) else "")
 
 

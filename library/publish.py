@@ -5,18 +5,20 @@ off goes on with the next call, which sends nothing that the hub has already (it
 """
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bq.library.card.card import FILE_NAME, Languages, render
 from bq.library.card.facts import CardFacts
-from bq.library.hub_failure import failures
+from bq.library.hub_failure import failures, without_user
 from bq.library.sources.source import check_repository
+from bq.library.sources.web import endpoint_of
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.evaluation.figures import figures_path
 from bq.runtime.language import say
@@ -53,9 +55,14 @@ class Plan:
         return sum(item.size_bytes for item in self.items)
 
     @property
+    def site(self) -> str:
+        """The hub's address for showing."""
+        return without_user(self.endpoint)
+
+    @property
     def address(self) -> str:
         """The repository's page."""
-        return f"{self.endpoint}/{self.repository}"
+        return f"{self.site}/{self.repository}"
 
 
 @dataclass(frozen=True)
@@ -67,8 +74,8 @@ class Repository:
 
 
 def endpoint() -> str:
-    """The hub's address, without a slash at its end."""
-    return (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+    """The hub's address, without a slash at its end. Raises BqError for one that is none."""
+    return endpoint_of(os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT, "HF_ENDPOINT")
 
 
 def make_plan(
@@ -76,17 +83,20 @@ def make_plan(
 ) -> Plan:
     """Everything in its place; `card` is one of the user's own. Raises UsageError for two files of one name."""
     check_repository(repository)
-    text = render(facts, languages).encode() if card is None else _read_card(card)
+    text = b"" if card else render(facts, languages).encode()
+    readme = _given_card(card) if card else Item(FILE_NAME, text, len(text))
     figures = [figures_path(one.path) for one in facts.files if one.figures is not None]
     paths = [*(one.path for one in facts.files), *facts.licence_files, *figures]
-    items = [*map(_item, paths), Item(FILE_NAME, text, len(text))]
+    items = [*map(_item, paths), readme]
     _refuse_same_names(items)
     return Plan(repository, is_private, tuple(items), facts, endpoint())
 
 
-def _read_card(path: Path) -> bytes:
+def _given_card(path: Path) -> Item:
+    """A card of the user's own. Raises UsageError for what is none."""
     try:
-        data = path.read_bytes() if path.stat().st_size <= _MOST_CARD else b""
+        item = replace(_item(path), name=FILE_NAME)
+        data = path.read_bytes() if item.size_bytes <= _MOST_CARD else b""
         data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
@@ -98,7 +108,7 @@ def _read_card(path: Path) -> bytes:
             say(f"{path} is no model card: it has no front matter.", f"{path} 不是模型卡：缺少头部。"),
             say("`bq card` writes one.", "可用 `bq card` 写出。"),
         )
-    return data
+    return item
 
 
 def _item(path: Path) -> Item:
@@ -121,7 +131,9 @@ def _refuse_same_names(items: Sequence[Item]) -> None:
 
 
 def token() -> str:
-    """The user's token, from where huggingface_hub keeps it. Raises BqError if there is none."""
+    """The user's token, from where huggingface_hub keeps it. Raises BqError if there is none, or none that can be sent: the
+    client would name it in its error.
+    """
     from huggingface_hub import get_token
 
     found = get_token()
@@ -131,6 +143,14 @@ def token() -> str:
             say(
                 "Log in with `hf auth login`, with a token that may write, or set HF_TOKEN.",
                 "请用 `hf auth login` 登录（令牌须有写权限），或设置 HF_TOKEN。",
+            ),
+        )
+    if not re.fullmatch(r"[!-~]+", found):
+        raise BqError(
+            say("The token holds characters that no token has.", "令牌中含有令牌不会有的字符。"),
+            say(
+                "Log in again with `hf auth login`, or set HF_TOKEN anew.",
+                "请用 `hf auth login` 重新登录，或重新设置 HF_TOKEN。",
             ),
         )
     return str(found)

@@ -129,6 +129,8 @@ def _has_weights(listing: Listing) -> bool:
 def _ready(wanted: Wanted, source: Source, listing: Listing, file: RemoteFile, output: Path | None) -> Pull:
     folder, missing = source.folder(listing), source.missing(listing, (file,))
     out = _output(output, Path(file.path).name) if output else local_path(folder, file)
+    if output and out.exists():
+        raise taken(out)
     return Pull(wanted, source, listing, (file,), folder, missing, "", out, Size(file.size), file)
 
 

@@ -31,7 +31,7 @@ _KINDS = (GgmlType.F32, GgmlType.F16, GgmlType.BF16, GgmlType.Q8_0)  # that prog
 
 @dataclass(frozen=True)
 class GivenAdapter:
-    """An adapter as the user gives it: FILE or FOLDER, to be added `weight` times."""
+    """An adapter as the user gives it, PATH or PATH:WEIGHT: a GGUF file to run with, or a folder to merge."""
 
     path: Path
     weight: float = 1.0
@@ -73,7 +73,7 @@ def attach(model: Any, context: Any, base: GgufFile, adapters: Sequence[GivenAda
     if not adapters:
         return
     for adapter in adapters:
-        check_adapter(read_gguf(adapter.path), base)
+        check_adapter(_read(adapter.path), base)
     lib, count = library(), len(adapters)
     with listening() as heard:
         loaded = [lib.llama_adapter_lora_init(model, os.fsencode(adapter.path)) for adapter in adapters]
@@ -88,11 +88,26 @@ def attach(model: Any, context: Any, base: GgufFile, adapters: Sequence[GivenAda
         )
 
 
+def _read(path: Path) -> GgufFile:
+    if path.is_dir():
+        raise UsageError(
+            say(
+                f"{path} is a folder; an adapter for a model that runs is a GGUF file.",
+                f"{path} 是文件夹；运行时的适配器须为 GGUF 文件。",
+            ),
+            say(
+                f"Make it of PEFT's folder: `bq convert BASE --adapter {path.name} --adapter-gguf`.",
+                f"可由 PEFT 的文件夹生成：`bq convert 基座 --adapter {path.name} --adapter-gguf`。",
+            ),
+        )
+    return read_gguf(path)
+
+
 def fingerprint_of(adapters: Sequence[GivenAdapter]) -> Fingerprint:
     """What a state that was computed with these adapters depends on; nothing without any."""
     found = []
     for adapter in adapters:
-        file = ModelSource.of(read_gguf(adapter.path), "").fingerprint()
+        file = ModelSource.of(_read(adapter.path), "").fingerprint()
         found.append(f"{file.get('metadata')}-{file.get('weights')}:{adapter.weight!r}")
     return {"adapters": " ".join(sorted(found))} if found else {}
 

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from bq.runtime.language import say
 from bq.runtime.sampling import Sampling
 
 MODELS_TOML = Path(__file__).resolve().parent.parent / "models.toml"
@@ -96,10 +97,11 @@ def find_release(text: str) -> Release | None:
     return by_name.get(wanted)
 
 
-def download_command(release: Release) -> str:
-    """The command of Hugging Face's own tool that downloads a release into a folder of its name."""
-    revision = "" if release.revision == "main" else f" --revision {release.revision}"
-    return f"hf download {release.repository}{revision} --local-dir {download_folder(release)}"
+def how_to_get(release: Release) -> str:
+    """What to do for a release that is not here: the command that fetches and converts it, or why there is none."""
+    if not release.supported:
+        return say(f"{release.reason[0]} {release.remedy[0]}", release.reason[1] + release.remedy[1])
+    return say(f"Fetch and convert it: bq pull {release.name}", f"下载并转换：bq pull {release.name}")
 
 
 def download_folder(release: Release) -> str:

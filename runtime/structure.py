@@ -22,6 +22,7 @@ _VOCABULARIES = {ARCHITECTURE: (SENTENCEPIECE,), "qwen2": (BYTE_LEVEL,), "qwen3m
 def check_structure(file: GgufFile) -> None:
     """Raise one clear line if llama.cpp could not run this file as the model that it claims to be."""
     _refuse_split(file)
+    _refuse_adapter(file)
     _refuse_other_models(file)
     check_keys(file, model_rules(file))
     check_vocabulary(file, _VOCABULARIES[file.architecture])
@@ -40,6 +41,18 @@ def _refuse_split(file: GgufFile) -> None:
             say(
                 "Merge them with llama.cpp's tool: llama-gguf-split --merge FIRST-PART MERGED.gguf",
                 "请用 llama.cpp 的工具合并：llama-gguf-split --merge 第一份 合并后.gguf",
+            ),
+        )
+
+
+def _refuse_adapter(file: GgufFile) -> None:
+    if file.text("general.type") == "adapter":
+        name = file.path.name
+        raise UsageError(
+            say(f"{name} is a LoRA adapter, not a model.", f"{name} 是 LoRA 适配器，不是模型。"),
+            say(
+                f"Give it with its model: `bq run -m MODEL --adapter {name}`.",
+                f"请与其模型一起给出：`bq run -m 模型 --adapter {name}`。",
             ),
         )
 

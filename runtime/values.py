@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from bq.runtime.errors import UsageError
 from bq.runtime.language import say
 
+# transformers' order, by llama.cpp's names (common_sampler_types_from_names): llama.cpp's default draws the temperature last,
+# after top-p has cut.
+SAMPLING_ORDER = ("penalties", "temperature", "top_k", "top_p")
 RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: llama.cpp draws one itself
 
 

@@ -37,6 +37,8 @@ def describe(conversion: "Conversion") -> list[str]:
 
 def form_lines(conversion: "Conversion") -> Iterator[str]:
     """What a checkpoint's form means for the file."""
+    from bq.convert.conversion import why_not_run
+
     if conversion.config.gptq is not None:
         bits = conversion.config.gptq.bits
         yield say(
@@ -44,12 +46,7 @@ def form_lines(conversion: "Conversion") -> Iterator[str]:
             f"GPTQ：已还原 {bits} 位编码，因此文件质量不会高于它；bf16 原版可得到更好的文件。",
         )
     if not conversion.can_run:
-        yield say(
-            "Baichuan-M1: llama.cpp cannot run the file, for it has no graph with a convolution over keys and values and with "
-            "blocks that alternate between all tokens and a window, with other heads; tensors, tokenizer and template are right.",
-            "Baichuan-M1：llama.cpp 无法运行此文件，因为它没有对键和值做卷积、且各块交替使用全局与窗口注意力（头数不同）的计算图；"
-            "张量、分词器与模板均正确。",
-        )
+        yield why_not_run()
 
 
 def adapter_lines(conversion: "Conversion") -> Iterator[str]:

@@ -1,5 +1,6 @@
 """A plan of publishing for reading and as plain data: exactly what would be sent, where to, and under which conditions."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bq.runtime.language import say
@@ -45,7 +46,10 @@ def _state(plan: "Plan", there: "Repository | None") -> str:
 
 
 def _source(source: object) -> str:
-    return say("written by bq card", "由 bq card 生成") if isinstance(source, bytes) else clean(str(source))
+    """Where a file comes from; of a link also what it points to, for that is what will be sent."""
+    if not isinstance(source, Path):
+        return say("written by bq card", "由 bq card 生成")
+    return clean(f"{source} -> {source.resolve()}" if source.is_symlink() else str(source))
 
 
 def plan_data(plan: "Plan") -> dict[str, Any]:
@@ -53,7 +57,7 @@ def plan_data(plan: "Plan") -> dict[str, Any]:
     licence = plan.facts.licence
     return {
         "repository": plan.repository,
-        "endpoint": plan.endpoint,
+        "endpoint": plan.site,
         "private": plan.is_private,
         "size_bytes": plan.size_bytes,
         "files": [

@@ -184,6 +184,8 @@ def drop_checkpoint(entry: "Entry", folder: Path) -> None:
     if not is_downloaded(entry.source):
         _note(say(f"The checkpoint stays: {folder} is not bq's.", f"检查点保留：{folder} 不属于 bq。"))
         return
+    if folder in entry.path.parents:  # it is the model itself
+        return
     if others := models_in(folder, entry):
         names = ", ".join(one.name for one in others)
         _note(say(f"The download stays: {names} lies in {folder}.", f"下载保留：{names} 在 {folder} 中。"))

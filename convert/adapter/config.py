@@ -40,6 +40,7 @@ _MORE = {
 # and a few times "anything".
 _PATTERN = re.compile(r"\^?(?:[\w|().-]|\\\.|\\d\+?|\[[0-9-]+\]\+?|\.\*)*\$?")
 _LONGEST_PATTERN, _MOST_PATTERNS, _MOST_STARS = 512, 8192, 3
+_LONGEST_SHOWN = 80
 _Value = TypeVar("_Value")
 
 
@@ -97,47 +98,55 @@ def _text(value: object) -> str:
 
 
 def _refuse_others(config: Mapping[str, Any]) -> None:
-    kind = config.get("peft_type")
+    """Raises BqError for an adapter that does more than add products, or other things."""
+    kind, bias = config.get("peft_type"), config.get("bias", "none")
     if kind != "LORA":
         raise _refused(
-            say(f"the adapter is of the type {kind!r}, not LORA", f"适配器类型为 {kind!r}，而不是 LORA"),
-            say(
-                "Merge it with PEFT (merge_and_unload) and convert what that saves.",
-                "请用 PEFT 合并（merge_and_unload）后再转换。",
-            ),
+            say(f"the adapter is of the type {_shown(kind)}, not LORA", f"适配器类型为 {_shown(kind)}，而不是 LORA"),
+            _merge_yourself(),
         )
     for key, name in _MORE.items():
         if config.get(key):
             raise _refused(
                 say(f"the adapter uses {name}, which is more than LoRA", f"适配器使用了 {name}，超出普通 LoRA"),
-                say(
-                    "Merge it with PEFT (merge_and_unload) and convert what that saves.",
-                    "请用 PEFT 合并（merge_and_unload）后再转换。",
-                ),
+                _merge_yourself(),
             )
-    if config.get("bias", "none") != "none":
+    if bias != "none":
         raise _refused(
             say(
-                f"bias is {config['bias']!r}: the adapter changes biases too",
-                f"bias 为 {config['bias']!r}：适配器还改变了偏置",
+                f"bias is {_shown(bias)}: the adapter changes biases too",
+                f"bias 为 {_shown(bias)}：适配器还改变了偏置",
             ),
-            say(
-                "Merge it with PEFT (merge_and_unload) and convert what that saves.",
-                "请用 PEFT 合并（merge_and_unload）后再转换。",
-            ),
+            _merge_yourself(),
         )
-    start = config.get("init_lora_weights", True)
-    if start is not None and str(start).lower() not in _PLAIN_STARTS:
-        raise _refused(
-            say(
-                f"init_lora_weights is {start!r}: the adapter belongs to a base that PEFT changed before the training",
-                f"init_lora_weights 为 {start!r}：此适配器对应的是 PEFT 在训练前改动过的基座",
-            ),
-            say(
-                "Save it with path_initial_model_for_weight_conversion, which makes a plain LoRA of it.",
-                "请在保存时给出 path_initial_model_for_weight_conversion，将其转换为普通 LoRA。",
-            ),
-        )
+    _refuse_changed_base(config.get("init_lora_weights"))
+
+
+def _refuse_changed_base(start: object) -> None:
+    if start is None or str(start).lower() in _PLAIN_STARTS:
+        return
+    raise _refused(
+        say(
+            f"init_lora_weights is {_shown(start)}: the adapter belongs to a base that PEFT changed before the training",
+            f"init_lora_weights 为 {_shown(start)}：此适配器对应的是 PEFT 在训练前改动过的基座",
+        ),
+        say(
+            "Save it with path_initial_model_for_weight_conversion, which makes a plain LoRA of it.",
+            "请在保存时给出 path_initial_model_for_weight_conversion，将其转换为普通 LoRA。",
+        ),
+    )
+
+
+def _merge_yourself() -> str:
+    return say(
+        "Merge it with PEFT (merge_and_unload) and convert what that saves.",
+        "请用 PEFT 合并（merge_and_unload）后再转换。",
+    )
+
+
+def _shown(value: object) -> str:
+    """A value from the file for one line."""
+    return repr(value)[:_LONGEST_SHOWN]
 
 
 def _patterns(config: Mapping[str, Any], key: str) -> list[tuple[str, object]]:
@@ -170,13 +179,15 @@ def _is_harmless(pattern: str) -> bool:
 
 def _rank(value: object, key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _MOST_RANK:
-        raise _refused(say(f"{key} is {value!r}, expected a rank", f"{key} 为 {value!r}，应为秩"))
+        raise _refused(say(f"{key} is {_shown(value)}, expected a rank", f"{key} 为 {_shown(value)}，应为秩"))
     return value
 
 
 def _alpha(value: object, key: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < abs(value) <= _MOST_ALPHA:
-        raise _refused(say(f"{key} is {value!r}, expected a number other than 0", f"{key} 为 {value!r}，应为非零的数"))
+        raise _refused(
+            say(f"{key} is {_shown(value)}, expected a number other than 0", f"{key} 为 {_shown(value)}，应为非零的数")
+        )
     return float(value)
 
 

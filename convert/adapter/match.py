@@ -18,6 +18,7 @@ from bq.runtime.language import Both, say
 from bq.runtime.releases import find_release
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_PACKED = "qweight"  # what GPTQ has instead of a matrix "weight"
 _TOKENIZERS = ("tokenizer.model", "tokenizer.json")
 
 
@@ -77,17 +78,28 @@ def _replaced(base: Checkpoint, adapters: Sequence[Adapter]) -> dict[str, Source
 
 
 def _refuse_unknown(base: Checkpoint, adapter: Adapter, name: str) -> None:
+    if name.removesuffix("weight") + _PACKED in base.tensors:
+        raise _refused(
+            adapter,
+            say(
+                f"it changes {name}, which this GPTQ base holds as packed codes",
+                f"它改变 {name}，而此 GPTQ 基座只存有打包的编码",
+            ),
+            say(
+                "Give the bf16 or f16 release instead of its GPTQ form, with the same --adapter.",
+                "请改用 bf16 或 f16 原版（而非其 GPTQ 版本），--adapter 不变。",
+            ),
+        )
     if name not in base.tensors:
         raise _refused(
             adapter, say(f"it changes {name}, which this base does not have", f"它改变 {name}，而此基座没有该张量")
         )
-    is_tied = base.config.get("tie_word_embeddings") is True and _HEAD not in base.tensors
-    if name == _EMBEDDING and is_tied:
+    if name in (_EMBEDDING, _HEAD) and base.config.get("tie_word_embeddings") is True:
         raise _refused(
             adapter,
             say(
-                "it changes the embedding, which in this base is the output matrix too (tie_word_embeddings)",
-                "它改变嵌入，而此基座的嵌入同时也是输出矩阵（tie_word_embeddings）",
+                f"it changes {name}, and this base has one matrix for embedding and output (tie_word_embeddings)",
+                f"它改变 {name}，而此基座的嵌入与输出共用一个矩阵（tie_word_embeddings）",
             ),
             say("Merge it with PEFT and convert what that saves.", "请用 PEFT 合并后再转换。"),
         )

@@ -70,13 +70,7 @@ def read_adapter(folder: Path, weight: float = 1.0) -> Adapter:
     if folder.name in (*_WEIGHTS, CONFIG_NAME) and folder.is_file():
         folder = folder.parent
     if not folder.is_dir():
-        raise UsageError(
-            say(f"{folder} is not a folder.", f"{folder} 不是文件夹。"),
-            say(
-                f"Give the folder of a LoRA adapter (the one with {CONFIG_NAME}).",
-                f"请给出 LoRA 适配器的文件夹（含 {CONFIG_NAME}）。",
-            ),
-        )
+        raise _no_folder(folder)
     if not 0 < abs(weight) <= _MOST_WEIGHT:
         raise UsageError(
             say(
@@ -89,6 +83,27 @@ def read_adapter(folder: Path, weight: float = 1.0) -> Adapter:
     if not pairs and not whole:
         raise _bad(path, say("it holds no adapter's tensors", "其中没有适配器的张量"))
     return Adapter(folder, weight, config, pairs, whole, path)
+
+
+def _no_folder(path: Path) -> UsageError:
+    if path.suffix == ".gguf" and path.is_file():
+        return UsageError(
+            say(
+                f"{path.name} is a GGUF file; what is merged is read from PEFT's own files.",
+                f"{path.name} 是 GGUF 文件；合并须用 PEFT 自己的文件。",
+            ),
+            say(
+                f"Give the folder with {CONFIG_NAME}; an adapter's GGUF file goes to `bq run -m MODEL --adapter`.",
+                f"请给出含 {CONFIG_NAME} 的文件夹；适配器的 GGUF 文件用于 `bq run -m 模型 --adapter`。",
+            ),
+        )
+    return UsageError(
+        say(f"{path} is not a folder.", f"{path} 不是文件夹。"),
+        say(
+            f"Give the folder of a LoRA adapter (the one with {CONFIG_NAME}).",
+            f"请给出 LoRA 适配器的文件夹（含 {CONFIG_NAME}）。",
+        ),
+    )
 
 
 def _weights_file(folder: Path) -> Path:

@@ -18,7 +18,7 @@ from bq.runtime.errors import BqError, UsageError
 from bq.runtime.evaluation.imatrix_file import ImportanceMatrix, read_imatrix
 from bq.runtime.gguf_file import MAGIC
 from bq.runtime.language import say
-from bq.runtime.releases import download_command, find_release
+from bq.runtime.releases import find_release, how_to_get
 
 _HEAD_BYTES = 4096  # a plan of types names its format there
 _MOST_NAMED = 8
@@ -81,7 +81,7 @@ def inspect(source: str) -> Report:
     if (release := find_release(source)) is not None:
         raise UsageError(
             say(f"There is no file or folder {source}.", f"没有文件或文件夹 {source}。"),
-            say("Download the release first: ", "请先下载该发布：") + download_command(release),
+            how_to_get(release),
         )
     return describe_model(read_remains(path))  # says that there is nothing
 

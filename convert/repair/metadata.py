@@ -6,6 +6,7 @@ models.toml has that name and the file has the release's shape; else nothing is 
 
 import re
 from collections.abc import Iterator, Mapping, Set
+from dataclasses import replace
 
 from bq.convert.config import ModelConfig
 from bq.convert.identity import DEFAULT_MAX_NEW_TOKENS, VARIANTS, Identity
@@ -25,6 +26,8 @@ TEMPLATE_KEY, EOT_KEY = "tokenizer.chat_template", "tokenizer.ggml.eot_token_id"
 HEAD_KEYS = ("bq.norm_head", "bq.norm_head.reason")
 _LAST = ("general.quantization_version", "general.file_type")  # llama.cpp's quantizer puts them at the end
 _ANY_SHAPE = ModelConfig("baichuan", 1, 32, 1, 1, 1, 1, 1, 1, 1e-6, 1e4)  # the file's own is kept
+_REPEATED_KEY = "general.sampling.penalty_last_n"
+_USUAL_CONTEXT = 4096
 
 
 def identify_file(file: GgufFile, right: RightVocabulary, named: Named | None, variant: str | None) -> Identity:
@@ -64,15 +67,17 @@ def _variant(file: GgufFile, named: Named | None, asked: str | None) -> tuple[st
     return describe_file(file).variant, Both("nothing names another", "没有任何名称表明是其他类型")
 
 
-def wanted_keys(right: RightVocabulary, identity: Identity, norm_head: NormHead | None) -> dict[str, bytes]:
-    """What `bq convert` would write for such a model, but for its shape, its types, and a NormHead that is not known."""
+def wanted_keys(
+    file: GgufFile, right: RightVocabulary, identity: Identity, norm_head: NormHead | None
+) -> dict[str, bytes]:
+    """What `bq convert` would write for such a model as the file's, but for its shape, its types, and a NormHead that is not known."""
     from gguf import GGUFValueType, GGUFWriter
 
     writer = GGUFWriter(None, ARCHITECTURE)
     layout = identity.release.layout if identity.release else None
     add_metadata(
         writer,
-        _ANY_SHAPE,
+        replace(_ANY_SHAPE, context=file.count(f"{ARCHITECTURE}.context_length", _USUAL_CONTEXT)),
         right.vocabulary,
         identity,
         norm_head or NormHead(False, ()),
@@ -115,6 +120,7 @@ def _place(key: str) -> int:
     return next((i for i, group in enumerate(groups) if key.startswith(group)), len(groups) + is_own)
 
 
-def replaced_names(named: Named | None) -> set[str]:
-    """A release that is recognised gets its own name."""
-    return {NAME_KEY} if named else set()
+def replaced_keys(file: GgufFile, named: Named | None) -> set[str]:
+    """A release that is recognised gets its own name, and a penalty over "the whole context" the number that means it."""
+    names = {NAME_KEY} if named else set()
+    return names | ({_REPEATED_KEY} if file.number(_REPEATED_KEY, 0) < 0 else set())

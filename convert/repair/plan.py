@@ -11,7 +11,7 @@ from bq.convert.norm_head import NormHead
 from bq.convert.repair.findings import Finding, find_faults, refuse_later_models
 from bq.convert.repair.gguf_rewrite import Rewrite, raw_keys, stamp_of
 from bq.convert.repair.head import OUTPUT, Head, judge_head
-from bq.convert.repair.metadata import HEAD_KEYS, identify_file, new_keys, replaced_names, wanted_keys
+from bq.convert.repair.metadata import HEAD_KEYS, identify_file, new_keys, replaced_keys, wanted_keys
 from bq.convert.repair.notes import find_notes
 from bq.convert.repair.vocabulary import RightVocabulary, right_vocabulary
 from bq.runtime.cpu import usable_cores
@@ -83,8 +83,8 @@ def plan_repair(path: Path, options: RepairOptions = RepairOptions()) -> Repair:
         target = _output_type(file, head, options.output_type)
         faults = tuple(find_faults(file, right, identity, head, target))
         notes = tuple(find_notes(file, right, identity, named, head))
-        wanted = wanted_keys(right, identity, _norm_head(head, right.generation))
-        replaced = {key for one in faults for key in one.keys} | replaced_names(named)
+        wanted = wanted_keys(file, right, identity, _norm_head(head, right.generation))
+        replaced = {key for one in faults for key in one.keys} | replaced_keys(file, named)
         keys = new_keys(raw_keys(file), wanted, replaced | (set(HEAD_KEYS) if target is not None else set()))
         rewrite = Rewrite(file, keys, {} if target is None else {OUTPUT: target})
         return Repair(options, right, identity, head, (*faults, *notes), rewrite, stamp)

@@ -10,7 +10,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from bq.convert.convert import Conversion, find_source, prepare, write_header
+from bq.convert.conversion import Conversion, refuse_unless_it_runs
+from bq.convert.convert import find_source, prepare
+from bq.convert.header import write_header
 from bq.convert.importance import Importance
 from bq.convert.plan import PlannedTensor
 from bq.convert.rows import wide_rows
@@ -48,6 +50,7 @@ def open_source(given: str, importance: Importance | None) -> Iterator[Opened]:
         return
     folder, name = find_source(given)
     conversion = prepare(folder, "F16", name=name)
+    refuse_unless_it_runs(conversion, "bq search")
     with TemporaryDirectory(prefix="bq-search-", ignore_cleanup_errors=True) as scratch:
         file = _header_of(conversion, Path(scratch) / "header.gguf")
         planned = {tensor.name: tensor for tensor in conversion.plan.tensors}

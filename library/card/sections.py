@@ -6,9 +6,10 @@ from urllib.parse import quote
 
 from bq.library.card.facts import CardFacts, FileFacts
 from bq.library.card.markdown import block, code, link, plain, table
+from bq.library.export.llama_server import SEQUENCE
 from bq.library.export.ollama import default_name
-from bq.library.export.settings import SAMPLING_ORDER
 from bq.runtime.evaluation.figures import Figures
+from bq.runtime.values import SAMPLING_ORDER
 
 Tell = Callable[[str, str], str]
 _GIB = 1 << 30
@@ -143,7 +144,8 @@ def running(facts: CardFacts, tell: Tell) -> str:
     lines = [
         f"bq {own} -m {name}{text}",
         f"llama-server -m {name}{jinja} -c {settings.context} --temp {sampling.temperature:g} --top-k {sampling.top_k} "
-        f"--top-p {sampling.top_p:g} --min-p 0 --repeat-penalty {sampling.repeat_penalty:g} --repeat-last-n {settings.context}",
+        f"--top-p {sampling.top_p:g} --min-p 0 --repeat-penalty {sampling.repeat_penalty:g} --repeat-last-n {settings.context} "
+        f"--sampler-seq {SEQUENCE}",
         f"bq export ollama {name} -o . && ollama create {default_name(settings)} -f Modelfile",
     ]
     return block("\n".join(lines), "sh")

@@ -29,8 +29,7 @@ OPTIONS = (
     "sampler-seq",
     "gpu-layers",
 )
-# The letters of common_sampler_type_to_chr: penalties, temperature, top-k, top-p, the order of the reference.
-_SEQUENCE = "etkp"
+SEQUENCE = "etkp"  # SAMPLING_ORDER in the letters of common_sampler_type_to_chr
 _FLAG = ""
 
 
@@ -50,7 +49,7 @@ def options(settings: Settings, gpu_layers: str = "auto") -> dict[str, str]:
         "min-p": "0",
         "repeat-penalty": f"{sampling.repeat_penalty:g}",
         "repeat-last-n": str(settings.context),
-        "sampler-seq": _SEQUENCE,
+        "sampler-seq": SEQUENCE,
         "gpu-layers": gpu_layers,
     }
 

@@ -17,12 +17,10 @@ from bq.runtime.prompt_format import BAICHUAN, CHATML, END_OF_TEXT, IM_END, IM_S
 from bq.runtime.sampling import sampling_of
 from bq.runtime.structure import check_structure
 from bq.runtime.tokenizer import DUMMY_PREFIX_KEY, EXTRA_WHITESPACE_KEY
-from bq.runtime.values import Sampling
+from bq.runtime.values import SAMPLING_ORDER, Sampling
 
 Form = Literal["baichuan", "chatml", "raw"]
 _FORMS: dict[str, Form] = {BAICHUAN: "baichuan", CHATML: "chatml"}
-# transformers' order, which llama.cpp's default is not: it draws the temperature last, after top-p has cut.
-SAMPLING_ORDER = ("penalties", "temperature", "top_k", "top_p")
 _CHATML_STOPS = (IM_END, IM_START, END_OF_TEXT)
 _LEAST_CONTEXT, _MOST_CONTEXT = 1, 1 << 24
 _USUAL_CONTEXT = 4096

@@ -14,6 +14,7 @@ from bq.convert.mixture import find_mixture
 from bq.convert.plan import make_plan
 from tests.support.families import FORMS, Form, Shape, write_checkpoint
 from tests.support.refusals import change_json, refusal
+from tests.support.safetensors_file import write_safetensors
 from tests.support.stored import Stored, stored
 
 SMALL = Shape(hidden=32, heads=2, ffn=48)
@@ -92,10 +93,39 @@ def test_every_missing_shard_is_named(tmp_path: Path) -> None:
     message = refusal(open_checkpoint, tmp_path)
     assert "2 of 3 shards are missing" in message
     assert "pytorch_model-00001-of-00003.bin, pytorch_model-00003-of-00003.bin" in message
-    assert "hf download" in message
+    assert "bq pull" in message
 
 
-@pytest.mark.parametrize("name", ["../outside.bin", "/etc/passwd", "a/b.bin", "a\\b.bin", "..", ".", ""])
+def test_of_many_missing_shards_some_are_named(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, replace(SMALL, form="bin-shards"))
+    shards = {f"tensor-{number}": f"pytorch_model-{number:05}.bin" for number in range(500)}
+    change_json(tmp_path / "pytorch_model.bin.index.json", weight_map=shards)
+    message = refusal(open_checkpoint, tmp_path)
+    assert "500 of 500 shards are missing" in message
+    assert "pytorch_model-00007.bin, …" in message
+    assert len(message) < 1000
+
+
+def test_more_shards_are_mapped_than_files_may_be_open(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="Windows has no such limit")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    weights = [stored(f"t{number}", np.full((1, 1), number, np.float32), "f32") for number in range(300)]
+    for one in weights:
+        write_safetensors(tmp_path / f"{one.name}.safetensors", [one])
+    index = {one.name: f"{one.name}.safetensors" for one in weights}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (tmp_path / "config.json").write_text("{}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    try:
+        tensors = open_checkpoint(tmp_path).tensors
+        assert all(tensors[f"t{number}"].view()[0, 0] == number for number in range(300))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize(
+    "name", ["draft/model.safetensors", "../outside.bin", "/etc/passwd", "a/b.bin", "a\\b.bin", "..", ".", ""]
+)
 def test_an_index_that_names_a_file_outside_is_refused(name: str, tmp_path: Path) -> None:
     write_checkpoint(tmp_path, replace(SMALL, form="bin-shards"))
     change_json(tmp_path / "pytorch_model.bin.index.json", weight_map={"model.norm.weight": name})

@@ -145,16 +145,23 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path, part: str, values: An
     assert says in refusal(read)
 
 
+def test_an_order_of_its_own_is_not_guessed(tmp_path: Path) -> None:
+    write_gptq(tmp_path / "model", SMALL, Packing(act_order=True, has_g_idx=False))
+    assert "mlp.down_proj.qweight is there, but not its g_idx" in refusal(prepare, tmp_path / "model", "F32")
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"bits": 3}, "it has 3 bits in groups of 32"),
         ({"bits": "4"}, "it has '4' bits"),
+        ({"bits": 4.0}, "it has 4.0 bits"),
         ({"group_size": 0}, "in groups of 0"),
         ({"quant_method": "awq"}, "it is quantized by 'awq'"),
         ({"quant_method": "fp8"}, "it is quantized by 'fp8'"),
         ({"quant_method": None}, "it is quantized by None"),
         ({"checkpoint_format": "marlin"}, "its codes are packed as 'marlin'"),
+        ({"checkpoint_format": ["gptq"]}, "its codes are packed as ['gptq']"),
         ({"pack_dtype": "int8"}, "its codes are packed as"),
         ({"dynamic": {"+:.*o_proj.*": {"bits": 8}}}, "some of its matrices are packed otherwise"),
         ({"dynamic": ["x"]}, "some of its matrices are packed otherwise"),

@@ -1,5 +1,7 @@
 """Baichuan-M1: its tensors convert, each with the geometry of its block; only llama.cpp's graph is missing, and that is said."""
 
+import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,11 @@ import pytest
 from bq.convert.checkpoint import Checkpoint
 from bq.convert.config import read_config
 from bq.convert.convert import convert, prepare
+from bq.convert.search.source import open_source
 from bq.runtime.gguf_file import read_gguf
 from bq.tui.conversion_plan import describe
 from tests.support import reference
+from tests.support.in_process import run_here
 from tests.support.m1 import Shape, config, write_m1
 from tests.support.refusals import change_json, refusal
 
@@ -77,6 +81,19 @@ def test_that_it_cannot_run_is_said_in_one_line_with_the_reason(tmp_path: Path) 
         assert words in note
 
 
+def test_what_has_to_run_it_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    write_m1(tmp_path / "m", SHAPE)
+    with ExitStack() as stack:
+        message = refusal(lambda: stack.enter_context(open_source(str(tmp_path / "m"), None)))
+    assert "llama.cpp cannot run the file, for it has no graph" in message
+    assert "bq search needs a model that runs" in message
+    done = run_here(["convert", str(tmp_path / "m"), "--calibrate"], None, os.environ, tmp_path)
+    assert done.returncode == 2
+    assert b"llama.cpp cannot run the file" in done.stderr
+    assert b"--calibrate needs a model that runs" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
 def test_without_its_rope_theta_it_is_refused(tmp_path: Path) -> None:
     write_m1(tmp_path / "m", SHAPE)
     change_json(tmp_path / "m" / "config.json", rope_theta=None)
@@ -86,6 +103,7 @@ def test_without_its_rope_theta_it_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
+        ({"num_hidden_layers": 1 << 23}, "8388608 blocks are no Baichuan-M1"),
         ({"conv_window": 3}, "conv_window is 3, Baichuan-M1 has 2"),
         ({"conv_window": None}, "conv_window is None"),
         ({"sliding_window_layers": [4]}, "sliding_window_layers is [4]"),

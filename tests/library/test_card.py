@@ -24,7 +24,7 @@ from tests.support.qwen_gguf import write_qwen
 from tests.support.wrong_files import write_wrong
 
 Convert = Callable[..., Path]
-SMALL: dict[str, Any] = {"hidden": 64, "heads": 2, "ffn": 64}
+SMALL: dict[str, Any] = {"hidden": 32, "heads": 2, "ffn": 32}
 RELEASE = {
     "general.license": "other",
     "general.license.name": "Apache-2.0 and Baichuan community licence",

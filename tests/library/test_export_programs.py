@@ -28,7 +28,7 @@ from tests.support.qwen_gguf import write_qwen
 from tests.support.wrong_files import all_ordinary, write_wrong
 
 Convert = Callable[..., Path]
-SMALL: dict[str, Any] = {"hidden": 64, "heads": 2, "ffn": 64}
+SMALL: dict[str, Any] = {"hidden": 32, "heads": 2, "ffn": 32}
 _printable = st.text(st.characters(exclude_categories=["C", "Z"], include_characters=" "), min_size=1, max_size=30)
 
 

@@ -35,6 +35,7 @@ def test_it_is_found_by_name_file_or_path(model: Path, text: str) -> None:
     entry = register(model)
     assert find(text.format(path=model)) == entry
     assert find("two") is None
+    assert find("~nobody-of-this-name") is None
 
 
 def test_a_release_is_found_however_it_is_written(tmp_path: Path, converted: Convert) -> None:

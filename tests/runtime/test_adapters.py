@@ -57,7 +57,6 @@ def test_a_model_with_its_adapter_answers_as_the_merged_one(files: dict[str, Pat
         without, wanted = first(plain), first(merged)
     assert not is_near(without, wanted)
     for texts, right in (
-        ((f"{adapter}",), wanted),
         ((f"{adapter}:0.4", f"{adapter}:0.6"), wanted),
         ((f"{adapter}:1e-6",), without),
     ):

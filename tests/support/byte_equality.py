@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from bq.convert.convert import Conversion, convert, prepare, write_header
+from bq.convert.convert import Conversion, convert, prepare
+from bq.convert.header import write_header
 from bq.convert.quantizer import GGML, Quantizer
 from bq.convert.write import Target, write_tensors
 from bq.runtime.gguf_file import read_gguf

@@ -48,7 +48,6 @@ def work(task, handles):
         traceback.print_exc()
         return 1
 
-open("/tmp/rv/cpu.log","a").write(f"imports {sum(os.times()[:2]):.2f}"+chr(10))
 for line in sys.stdin:
     task = json.loads(line)
     if "wait" in task:
@@ -59,7 +58,7 @@ for line in sys.stdin:
     if number == 0:
         status = work(task, handles)
         sys.stdout.flush()
-        sys.stderr.flush(); open("/tmp/rv/cpu.log","a").write(f"{sum(os.times()[:2]):.2f} {sys.argv}"+chr(10))
+        sys.stderr.flush()
         os._exit(status)
     for handle in handles:
         os.close(handle)

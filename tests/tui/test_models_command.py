@@ -61,16 +61,13 @@ def test_one_release_in_detail(release: object) -> None:
     assert name in text
     data = json.loads(models(name, "--json").stdout)
     if data["supported"]:
-        folder = data["repository"].split("/")[1] + ("" if data["revision"] == "main" else "-" + data["revision"])
-        assert f"hf download {data['repository']}" in text
-        assert f"bq convert {folder}" in text
-        assert ("--revision v2.0" in text) == (data["revision"] == "v2.0")
+        assert text.endswith(f"bq pull {name}\n")
         for mixture, size in data["size_bytes"].items():
             (row,) = (line.split() for line in text.splitlines() if line.split()[:1] == [mixture])
             assert row[1] == f"{size / 2**30:.2f}"
     else:
         assert f"Not supported: {data['reason']} {data['remedy']}" in text
-        assert "bq convert" not in text
+        assert "bq pull" not in text
 
 
 def test_a_release_is_found_by_its_repository() -> None:

@@ -11,20 +11,17 @@ from click.core import ParameterSource
 
 from bq.runtime.errors import UsageError
 from bq.runtime.language import say
-from bq.runtime.releases import download_command, find_release
+from bq.runtime.releases import find_release, how_to_get
 from bq.tui.adapter_file import refuse_needless, write_adapter_file
 from bq.tui.commands.adapter_option import adapter_option, read_adapters
-from bq.tui.conversion_plan import count_text, describe, fallback_lines, plans_json, plans_text
-from bq.tui.table import size_text
+from bq.tui.conversion_plan import describe, fallback_lines, plans_json, plans_text
+from bq.tui.converting import chosen_quantizer, write_files
 
 if TYPE_CHECKING:
-    from bq.convert.convert import Conversion, Converted, Output
+    from bq.convert.convert import Conversion
     from bq.convert.importance import Importance
-    from bq.convert.quantizer import Effort, Quantizer, Wish
+    from bq.convert.quantizer import Effort, Wish
     from bq.convert.type_plan import TypePlan
-
-
-_SLOW_TABLES = ("IQ1", "IQ2", "IQ3")  # llama.cpp takes some seconds for them, once
 
 
 @click.command(
@@ -164,6 +161,7 @@ def command(
     variant: str | None,
 ) -> None:
     """Prepare, then print the plans or write the files."""
+    from bq.convert.conversion import refuse_unless_it_runs
     from bq.convert.convert import Output, check_outputs, find_source, prepare_several
     from bq.convert.quantizer import check_wishes
     from bq.tui.calibration import calibrated
@@ -183,10 +181,12 @@ def command(
     if not folder.exists() and (release := find_release(source)) is not None:
         raise UsageError(
             say(f"There is no folder {source}.", f"没有文件夹 {source}。"),
-            say("Download the release first: ", "请先下载该发布：") + download_command(release),
+            how_to_get(release),
         )
     types, importance = _read_types(types_file), _read_importance(imatrix_file, calibrate)
     conversions = prepare_several(folder, mixtures, variant, name, types, importance, read_adapters(adapters))
+    if calibrate:
+        refuse_unless_it_runs(conversions[0], "--calibrate")
     if adapter_gguf:
         write_adapter_file(conversions[0], output, force)
         return
@@ -202,9 +202,9 @@ def command(
         conversions = calibrated(conversions, paths, texts, threads, force)
     for line in conversions[0].importance_notes:
         _note(line)
-    chosen = _choose(conversions, quantizer, effort)
+    chosen = chosen_quantizer(conversions, quantizer, effort)
     outputs = [Output(*pair, chosen) for pair in zip(conversions, paths, strict=True)]
-    _convert(outputs, threads, force)
+    write_files(outputs, threads, force)
 
 
 def _check_options(
@@ -253,72 +253,6 @@ def _paths(conversions: "Sequence[Conversion]", output: str | None) -> list[Path
             say("Make it first, or leave -o out to write here.", "请先创建，或去掉 -o 以写入当前文件夹。"),
         )
     return [folder / conversion.file_name for conversion in conversions]
-
-
-def _choose(conversions: "Sequence[Conversion]", wish: "Wish", effort: "Effort") -> "Quantizer":
-    from bq.convert.quantizer import choose_quantizer
-    from bq.runtime import ggml
-    from bq.tui.progress import Redrawn
-
-    waiting = Redrawn()
-
-    def begin(text: str) -> None:
-        waiting.draw(lambda _: f"{text} …", True)
-
-    tensors = [tensor for conversion in conversions for tensor in conversion.plan.tensors]
-    try:
-        choice = choose_quantizer(tensors, wish, effort, begin)
-        for kind in sorted({tensor.kind for tensor in tensors if tensor.kind.name.startswith(_SLOW_TABLES)}):
-            begin(
-                say(f"Building llama.cpp's search table for {kind.name}", f"正在建立 llama.cpp 的 {kind.name} 搜索表")
-            )
-            ggml.prepare(kind)
-    finally:
-        waiting.clear()
-    if choice.note:
-        _note(choice.note)
-    return choice.quantizer
-
-
-def _convert(outputs: "Sequence[Output]", threads: int | None, force: bool) -> None:
-    from bq.convert.convert import convert_several
-    from bq.runtime.cpu import usable_cores
-    from bq.tui.progress import ProgressLine
-
-    progress = ProgressLine()
-    try:
-        done = convert_several(outputs, threads or usable_cores(), force, progress)
-    finally:
-        progress.clear()
-    for output, one in zip(outputs, done, strict=True):
-        _report(output, one)
-
-
-def _report(output: "Output", done: "Converted") -> None:
-    from bq.tui.chosen_model import register_model
-
-    plan = output.conversion.plan
-    speed = plan.weights / done.write_seconds
-    _note(done.checked.describe())
-    _note(
-        say(
-            f"Wrote {size_text(done.size_bytes)}, {plan.bits_per_weight:.2f} bits per weight, in {done.write_seconds:.1f} s "
-            f"({count_text(speed)} weights per second), checked in {done.check_seconds:.1f} s.",
-            f"写入 {size_text(done.size_bytes)}，每权重 {plan.bits_per_weight:.2f} 位，用时 {done.write_seconds:.1f} 秒"
-            f"（每秒 {count_text(speed)}个权重），检查用时 {done.check_seconds:.1f} 秒。",
-        )
-    )
-    if output.conversion.can_run:
-        _note(say("Try it: ", "试用：") + next_step(output.conversion.identity.variant, str(output.path)))
-    register_model(output.path)
-    click.echo(str(output.path))
-
-
-def next_step(variant: str, path: str) -> str:
-    """The command that the variant is made for."""
-    return {"base": f'bq complete -m {path} "…"', "instruct": f'bq run -m {path} "…"'}.get(
-        variant, f"bq chat -m {path}"
-    )
 
 
 def _note(text: str) -> None:

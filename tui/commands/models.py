@@ -7,7 +7,7 @@ import click
 
 from bq.runtime.errors import UsageError
 from bq.runtime.language import say
-from bq.runtime.releases import Release, download_command, download_folder, find_release, releases
+from bq.runtime.releases import Release, find_release, how_to_get, releases
 from bq.tui.table import gib, table
 
 _SHOWN = ("Q4_K_M", "Q5_K_M", "Q8_0", "F16")
@@ -166,12 +166,7 @@ def _show_one(release: Release, as_json: bool) -> None:
         ).lstrip("\n")
     )
     if release.layout is None or not release.supported:
-        click.echo(
-            say(
-                f"Not supported: {release.reason[0]} {release.remedy[0]}",
-                f"不支持：{release.reason[1]}{release.remedy[1]}",
-            )
-        )
+        click.echo(say("Not supported: ", "不支持：") + how_to_get(release))
         return
     rows = [
         (mixture, gib(size), f"{8 * size / release.layout.weights:.2f}", gib(memory_bytes(release, mixture) or 0))
@@ -186,4 +181,4 @@ def _show_one(release: Release, as_json: bool) -> None:
         )
     )
     click.echo()
-    click.echo(f"{download_command(release)}\nbq convert {download_folder(release)}")
+    click.echo(how_to_get(release))

@@ -82,7 +82,7 @@ def command(
     from bq.library.sources.open import open_source
     from bq.library.wanted import wanted
     from bq.tui.pull_plan import ask, asking, tell_plan
-    from bq.tui.pulling import carry_out, tell_done
+    from bq.tui.pulling import carry_out, drop_checkpoint, tell_done
 
     want = wanted(name, revision)
     if want.tag and quant and want.tag.casefold() != quant.casefold():
@@ -97,6 +97,8 @@ def command(
         known = here(pull) if output is None else None
     if known is not None:
         print(say(f"It is here already: {known.path}", f"已在本机：{known.path}"), file=sys.stderr)
+        if delete_checkpoint and known.checkpoint is not None and known.checkpoint.is_dir():
+            drop_checkpoint(known, known.checkpoint)
         tell_done(known)
         click.echo(known.name)
         return 0

@@ -55,6 +55,8 @@ def test_a_failure_in_the_last_tensor_leaves_the_old_file_and_no_part(bq: Bq, sp
     ("arguments", "status", "says"),
     [
         (["nowhere"], 2, "nowhere is not a folder"),
+        (["Baichuan2-7B-Chat"], 2, "no folder Baichuan2-7B-Chat. Fetch and convert it: bq pull baichuan2-7b-chat"),
+        (["baichuan-m1-14b-base"], 2, "llama.cpp has no graph that computes it"),
         (["{small}", "-q", "Q9"], 2, "There is no mixture Q9"),
         (["{small}", "-o", "no/such/out.gguf"], 2, "There is no folder"),
         (["{small}", "-o", "none/"], 2, "There is no folder none to write into"),

@@ -198,7 +198,7 @@ def test_what_is_none_of_them_is_told(tmp_path: Path, path: Path) -> None:
         inspect(str(tmp_path / "x.gguf"))
     with pytest.raises(BqError, match="There is no file"):
         inspect(str(tmp_path / "none"))
-    with pytest.raises(UsageError, match="hf download baichuan-inc/Baichuan2-7B-Chat"):
+    with pytest.raises(UsageError, match="bq pull baichuan2-7b-chat"):
         inspect("baichuan2-7b-chat")
     with pytest.raises(UsageError, match=r"Name one of these: .*x\.gguf"):
         inspect(str(tmp_path))

@@ -5,12 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from bq.library import wanted
 from bq.library.home import home, models_folder
+from bq.library.pull import plan_pull
 from bq.library.registry import entries, find
+from bq.library.sources.hub import Hub
+from bq.library.wanted import Size, named_release, result_size
 from bq.runtime import language
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.gguf_file import read_gguf
 from bq.runtime.known import describe_file
+from bq.tui import pulling
+from bq.tui.pull_plan import size_phrase, tell_plan
 from tests.support.hub_server import Fault, HubServer
 
 from .conftest import REPOSITORY, Done, Pull, Start, invoke
@@ -47,11 +53,16 @@ def test_a_release_is_fetched_converted_verified_and_named(done: Done, checkpoin
 
 
 def test_what_is_here_is_not_pulled_again_and_nothing_is_asked_for(done: Done) -> None:
+    dropped: list[Path] = []
     made, asked = (models_folder() / OUT).stat().st_mtime_ns, len(done.hub.requests)
     for again in ((f"{NAME}:Q8_0",), (NAME, "--quant", "q8_0"), (f"{REPOSITORY}:Q8_0",)):
         result = invoke("pull", *again)
         assert (result.exit_code, result.stdout) == (0, f"{NAME}:Q8_0\n")
         assert "It is here already" in result.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pulling, "drop_checkpoint", lambda entry, folder: dropped.append(folder))
+        invoke("pull", NAME, "-q", "Q8_0", "--delete-checkpoint")
+    assert dropped == [entries()[0].checkpoint], "what was asked for then"
     assert (len(done.hub.requests), (models_folder() / OUT).stat().st_mtime_ns) == (asked, made)
 
 
@@ -74,19 +85,14 @@ def test_other_sources_give_the_same_file(pull: Pull, checkpoint: Path, source: 
     assert (checkpoint / SHARD).is_file()
 
 
-def test_the_checkpoint_goes_on_request(pull: Pull, tmp_path: Path) -> None:
-    done = pull(NAME, "-q", "Q8_0", "--yes", "--delete-checkpoint")
-    assert "Removed the checkpoint" in done.stderr
-    assert not [path for path in (tmp_path / "hf").rglob("*") if path.is_file() and path.stat().st_size > 10_000]
-    assert entries()[0].checkpoint is None
-
-
-def test_another_place_and_name_in_chinese(pull: Pull, tmp_path: Path) -> None:
+def test_another_place_in_chinese_and_the_checkpoint_goes_on_request(pull: Pull, tmp_path: Path) -> None:
     language.set_language("zh")
-    said = pull(NAME, "-q", "Q8_0", "--yes", "-o", tmp_path / "mine.gguf").stderr
-    assert [one.path for one in entries()] == [tmp_path / "mine.gguf"]
+    said = pull(NAME, "-q", "Q8_0", "--yes", "--delete-checkpoint", "-o", tmp_path / "mine.gguf").stderr
+    assert [(one.path, one.checkpoint) for one in entries()] == [(tmp_path / "mine.gguf", None)]
     for text in ("下载", "许可", "最多", "正在与检查点核对", "291 个张量中有 291 个", f"试用：bq chat {NAME}:Q8_0"):
         assert text in said
+    assert "已删除检查点" in said
+    assert not [path for path in (tmp_path / "hf").rglob("*") if path.is_file() and path.stat().st_size > 10_000]
     with pytest.raises(UsageError, match="没有文件夹"):
         pull(NAME, "--yes", "-o", tmp_path / "none" / "x.gguf")
 
@@ -167,6 +173,27 @@ def test_a_wrong_use_is_told_before_anything_is_fetched(
     with pytest.raises(BqError, match=expected):
         pull(*arguments, "--yes")
     assert not hub.asked(SHARD)
+
+
+def test_what_does_not_fit_the_memory_is_told_before_the_question(
+    pull: Pull, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(wanted, "machine_bytes", lambda: 2 << 30)
+    plan = plan_pull(wanted.wanted(NAME), Hub())
+    assert plan.mixture == "Q2_K", "the smallest, where none fits"
+    tell_plan(plan)
+    assert "memory " in (said := capsys.readouterr().err)
+    assert "this machine has 2.1 GB: very slow here" in said
+
+
+def test_the_size_of_a_result_is_as_sure_as_what_is_known() -> None:
+    release = named_release(NAME)
+    assert release is not None
+    assert release.layout is not None
+    bf16 = 2 * release.layout.weights
+    assert result_size(release, "Q4_K_M", bf16) == Size(release.layout.sizes["Q4_K_M"])
+    assert size_phrase(result_size(None, "Q4_K_M", bf16)) == "about 4.6 GB"
+    assert size_phrase(result_size(None, "Q4_K_M", 16 << 20)) == "at most 33.6 MB"
 
 
 def test_a_disk_without_room_is_told_before_the_question(

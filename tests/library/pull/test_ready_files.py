@@ -1,11 +1,15 @@
 """A GGUF file that someone else made: checked before it is used, its faults named, repaired on request."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from bq.library.home import models_folder
-from bq.library.registry import entries
+from bq.library.registry import entries, register
+from bq.library.removal import plan_removal, remove
+from bq.library.sources.hub import Hub
+from bq.library.sources.source import Watcher
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.gguf_file import read_gguf
 from bq.runtime.known import file_warnings
@@ -90,3 +94,27 @@ def test_the_only_file_needs_no_telling(pull: Pull, hub: HubServer, broken: byte
     (entry,) = entries()
     assert entry.path.name == "one.gguf"
     assert "It is here already" in pull("someone/One-GGUF", "--yes").stderr
+
+
+def test_models_of_one_download_do_not_take_each_other_along(pull: Pull, hub: HubServer, broken: bytes) -> None:
+    """All files of a commit share a folder, and equal files of two commits their bytes."""
+    files = {"a.F16.gguf": broken, "b.F32.gguf": broken[:-1] + b"\1"}
+    hub.publish("someone/Two-GGUF", files)
+    kept = pull("someone/Two-GGUF:F16", "--yes", "--no-repair").stdout.strip()
+    said = pull("someone/Two-GGUF:F32", "--yes", "--repair", "--delete-checkpoint").stderr
+    assert f"The download stays: {kept} lies in" in said
+    repaired = next(one for one in entries() if one.name != kept)
+    with pytest.raises(BqError, match=f"holds other models: {kept}"):
+        plan_removal(repaired, checkpoint=True)
+    first = next(one for one in entries() if one.name == kept)
+    commit = hub.publish("someone/Two-GGUF", {**files, "README.md": b"changed"}, "other")
+    source = Hub()
+    listing = source.listing("someone/Two-GGUF", commit)
+    other = source.fetch(listing, [one for one in listing.files if one.path == "a.F16.gguf"], Watcher()) / "a.F16.gguf"
+    remove(plan_removal(first))
+    assert not os.path.lexists(first.path)
+    assert other.read_bytes() == broken
+    last = register(other, origin=first.source, checkpoint=other.parent)
+    blob = Path(os.path.realpath(other))
+    remove(plan_removal(last))
+    assert not blob.exists()

@@ -1,6 +1,7 @@
 """What goes wrong on the way: either it is mended without a word, or one line says what it is, and nothing wrong stays."""
 
 import random
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from bq.library.sources.hub import Hub
 from bq.library.sources.modelscope import ModelScope
 from bq.library.sources.patience import Patience
 from bq.library.sources.source import Listing, RemoteFile, Source, Watcher
-from bq.runtime.errors import BqError
+from bq.library.sources.web import refuse_downgrade, session
+from bq.runtime.errors import BqError, Cancelled
 from bq.runtime.language import set_language
 from tests.support.hub_repositories import a_release
 from tests.support.hub_server import Fault, HubServer
@@ -104,6 +106,55 @@ def test_a_site_that_is_no_hub_is_named(hub: HubServer, source: Source, monkeypa
         source.listing(NAME)
 
 
+def test_an_unknown_host_is_told_soon_and_offline_named(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("HF_ENDPOINT", "MODELSCOPE_ENDPOINT"):
+        monkeypatch.setenv(variable, "http://no-such-hub.invalid")  # RFC 6761: such a name never resolves
+    with pytest.raises(BqError, match=r"no-such-hub\.invalid.*2 times in a row.*--offline"):
+        source.listing(NAME)
+
+
+def test_a_wait_for_a_listing_is_told(hub: HubServer, source: Source, release: dict[str, bytes]) -> None:
+    hub.publish(NAME, release)
+    hub.fault("listing", Fault(status=503))
+    told: list[str] = []
+    cancel = threading.Event()
+
+    def note(text: str) -> None:
+        told.append(text)
+        cancel.set()
+
+    slow = type(source)(patience=Patience(first_seconds=60))  # type: ignore[call-arg]
+    with pytest.raises(Cancelled):
+        slow.listing(NAME, None, Watcher(note=note, cancel=cancel))
+    assert "answers 503" in told[0]
+
+
+@pytest.mark.parametrize(
+    "address", ["http://[::1", "foo://x", "https://", "https://a b", "ftp://x", "http://x:y", "http://x:99999"]
+)
+def test_what_is_no_address_is_told_before_anything_is_asked(
+    source: Source, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    for variable in ("HF_ENDPOINT", "MODELSCOPE_ENDPOINT"):
+        monkeypatch.setenv(variable, address)
+    with pytest.raises(BqError, match="ENDPOINT is no address of a site"):
+        source.listing(NAME)
+
+
+def test_no_redirect_leaves_tls() -> None:
+    import httpx2
+
+    def answer(start: str, location: str) -> httpx2.Response:
+        return httpx2.Response(302, headers={"Location": location}, request=httpx2.Request("GET", start))
+
+    for start, location in (("https://a/x", "https://b/x"), ("https://a/x", "/y"), ("http://a/x", "http://b/x")):
+        refuse_downgrade(answer(start, location))
+    with pytest.raises(BqError, match="without TLS"):
+        refuse_downgrade(answer("https://a/x", "HTTP://a/x"))
+    assert refuse_downgrade in session().event_hooks["response"]
+    assert session().event_hooks["response"].count(refuse_downgrade) == 1
+
+
 @pytest.mark.parametrize(
     ("fault", "requests"),
     [
@@ -120,6 +171,17 @@ def test_a_server_that_never_goes_on_is_asked_for_the_whole(
     hub.fault(SHARD, Fault(**vars(fault)))
     assert fetch_one(source, SHARD) == release[SHARD]
     assert len([one for one in hub.asked(SHARD) if not one.is_cdn]) == requests
+
+
+@pytest.mark.parametrize("fault", [Fault(range_refused=True), Fault(no_range=True)])
+def test_a_server_that_cuts_and_never_goes_on_is_given_up(
+    hub: HubServer, source: Source, release: dict[str, bytes], fault: Fault
+) -> None:
+    """Each whole begun anew brings bytes, but never more of them than before."""
+    hub.publish(NAME, release)
+    hub.fault(SHARD, Fault(**{**vars(fault), "times": 99, "cut_after": 100_000}))
+    with pytest.raises(BqError, match="4 times in a row"):
+        fetch_one(source, SHARD)
 
 
 def test_an_earlier_range_overlaps_and_is_used(hub: HubServer, source: Source, release: dict[str, bytes]) -> None:

@@ -1,12 +1,14 @@
 """What a source gives: the files that a conversion needs, of one commit, right to the byte, and asked for once."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bq.library.needed import conversion_files
 from bq.library.sources.hub import Hub
+from bq.library.sources.modelscope import ModelScope
 from bq.library.sources.source import Cancelled, Source, Watcher
 from bq.runtime.errors import BqError, UsageError
 from tests.support.hub_repositories import a_release
@@ -141,6 +143,7 @@ def test_a_tag_and_a_commit_are_revisions(hub: HubServer, source: Source, releas
 
 def test_files_that_would_leave_their_folder_are_not_listed(hub: HubServer, source: Source) -> None:
     bad = {"../evil.bin": b"x", "/etc/evil": b"x", "a/../../evil": b"x", "C:\\evil": b"x", "a//b": b"x", "n\nl": b"x"}
+    bad |= {"NUL": b"x", "a/con.gguf": b"x", "LPT1.bin": b"x", "a./b": b"x"}
     hub.publish(NAME, {**bad, "config.json": b"{}", "nested/fine.txt": b"x"})
     assert {file.path for file in source.listing(NAME).files} == {"config.json", "nested/fine.txt"}
 
@@ -190,3 +193,13 @@ def test_a_cache_without_links_holds_the_files_themselves(
     before = len(hub.requests)
     fetch(Hub(patience=QUICK))
     assert len(hub.requests) == before + 1, "the listing"
+
+
+def test_a_file_without_a_hash_is_told(hub: HubServer, release: dict[str, bytes]) -> None:
+    hub.publish(NAME, release)
+    source = ModelScope(patience=QUICK)
+    told: list[str] = []
+    listing = source.listing(NAME)
+    files = [replace(one, sha256=None) for one in listing.files if one.path == "config.json"]
+    source.fetch(listing, files, Watcher(note=told.append))
+    assert told == ["ModelScope tells no hash of config.json: its size alone is checked."]

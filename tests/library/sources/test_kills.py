@@ -20,7 +20,7 @@ from tests.support.hub_server import Fault, HubServer
 from .conftest import NAME, QUICK, Start, check, everything_below, fetch, fetch_one
 
 SHARD = "pytorch_model-00001-of-00002.bin"
-KILLS = int(os.environ.get("BQ_KILLS", "4"))
+KILLS = int(os.environ.get("BQ_KILLS", "3"))
 COMMIT_DIGITS = 40
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and limits of POSIX")
 
