@@ -27,8 +27,8 @@ def plan_text(plan: "Plan", there: "Repository | None" = None) -> str:
                 f"共 {len(plan.items)} 个文件，{size_text(plan.size_bytes)}，一次提交。",
             ),
             say(
-                f"Licence: {licence.name or '?'}. {licence.duty.here}",
-                f"许可证：{licence.name or '?'}。{licence.duty.here}",
+                f"Licence: {licence.name or 'not named'}. {licence.duty.here}",
+                f"许可证：{licence.name or '未注明'}。{licence.duty.here}",
             ),
         ]
     )

@@ -20,7 +20,7 @@ from tests.support.safetensors_file import write_safetensors
 from tests.support.stored import F32, Stored, stored
 
 TOLERANCE = 1e-4  # both sides sum in float32, in other orders, over 32 or 40 blocks
-IDS = np.random.default_rng(5).integers(300, 700, 24).tolist()
+IDS = np.random.default_rng(5).integers(300, 700, 12).tolist()
 ADDED = {"<|tool|>": 700, "<|end|>": 701, "新词": 702}
 
 
@@ -51,7 +51,7 @@ def error_of(path: Path, tensors: dict[str, F32] | Checkpoint, shape: Shape, *, 
 
 def test_a_llama_copy_answers_as_the_release_does(tmp_path: Path) -> None:
     """Its output is normalised already, and computes what NormHead does."""
-    shape = Shape("b2-7b", dtype="f32", hidden=96, ffn=160)
+    shape = Shape("b2-7b", dtype="f32", hidden=64, heads=2, ffn=96)
     tensors = write_llama_copy(tmp_path / "model", shape)
     conversion = prepare(tmp_path / "model", "F32")
     assert not conversion.norm_head.fold
@@ -72,7 +72,7 @@ def test_a_llama_copy_of_the_13b_is_refused_for_it_has_no_alibi(tmp_path: Path) 
 @pytest.mark.parametrize("is_llama", [False, True], ids=["baichuan", "llama"])
 def test_added_tokens_have_their_ids_and_the_logits_are_right(tmp_path: Path, is_llama: bool) -> None:
     """An embedding that was resized to a multiple of 8: some rows are new tokens, the rest padding."""
-    shape = Shape("b2-7b", vocab=712, dtype="f32", hidden=96, ffn=160)
+    shape = Shape("b2-7b", vocab=712, dtype="f32", hidden=64, heads=2, ffn=96)
     folder = tmp_path / "model"
     tensors = write_llama_copy(folder, shape) if is_llama else write_checkpoint(folder, shape)
     write_json(folder / "added_tokens.json", ADDED)

@@ -148,6 +148,13 @@ def test_sizes_quality_and_what_was_folded(released: Path) -> None:
     assert "{system}<reserved_106>{user}<reserved_107>{answer}<reserved_106>" in found
 
 
+def test_an_mit_licence_is_called_that(parts: Parts, tmp_path: Path) -> None:
+    own = parts.without_key("general.license.name", "general.license.link")
+    found = render(read_facts([written(tmp_path, with_texts(**{"general.license": "mit"})(own))], []), "en")
+    assert head_of(found)["license"] == "mit"
+    assert "keep the copyright notice" in found
+
+
 def test_both_languages_or_one(facts: CardFacts) -> None:
     both, english, chinese = (render(facts, one) for one in ("both", "en", "zh"))  # type: ignore[arg-type]
     assert "## 许可证" not in english

@@ -58,7 +58,7 @@ def powershell_words(line: str) -> list[str]:
     return [re.sub(rf"({quote}){quote}", r"\1", word[1:-1]) if re.match(quote, word) else word for word in words]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(words=st.lists(_printable, min_size=1, max_size=4))
 def test_powershell_too(words: list[str]) -> None:
     if any('"' in word for word in words):

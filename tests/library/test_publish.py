@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -200,6 +201,30 @@ def test_a_wrong_token_and_none_at_all(hub: HubUploads, folder: Path, monkeypatc
     assert hub.requests == []
 
 
+@pytest.mark.parametrize("key", ["hf_sec\x01ret", "hf_sec ret", "hf_密"])
+def test_a_token_that_cannot_be_sent_is_not_repeated(
+    hub: HubUploads, folder: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", key)
+    line = refusal(folder / "tiny-F32.gguf", *TO, "--yes")
+    assert "characters that no token has" in line
+    assert key not in line
+    assert hub.requests == []
+
+
+def test_a_password_in_the_address_is_not_shown(hub: HubUploads, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://me:secret@127.0.0.1:9")
+    shown = [publish(folder / "tiny-F32.gguf", *TO, "--dry-run", *more).output for more in ([], ["--json"])]
+    shown.append(refusal(folder / "tiny-F32.gguf", *TO, "--yes"))
+    assert all("127.0.0.1:9" in one and "secret" not in one for one in shown), shown
+
+
+@pytest.mark.parametrize("address", ["nonsense", "http://[::1", "ftp://x"])
+def test_an_address_that_is_none_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    assert "HF_ENDPOINT is no address" in refusal(folder / "tiny-F32.gguf", *TO, "--dry-run")
+
+
 def test_no_one_listening_is_one_line(hub: HubUploads, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert "connection to 127.0.0.1:9 failed" in refusal(folder / "tiny-F32.gguf", *TO, "--yes")
@@ -250,10 +275,19 @@ def test_a_file_that_changes_after_its_check_is_not_sent(
 def test_ones_own_card_is_sent_as_it_is(hub: HubUploads, folder: Path) -> None:
     card = folder / "mine.md"
     card.write_text("---\nlicense: mit\n---\n# 我的\n", encoding="utf-8")
+    assert str(card) in publish(folder / "tiny-F32.gguf", *TO, "--dry-run", "--card", card).stdout
     publish(folder / "tiny-F32.gguf", *TO, "--yes", "--card", card)
     assert hub.repositories["me/tiny-GGUF"].files["README.md"] == card.read_bytes()
     card.write_text("---\na: [\n---\n", encoding="utf-8")
     assert "does not take this" in refusal(folder / "tiny-F32.gguf", *TO, "--yes", "--card", card)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="symbolic links need a right there")
+def test_what_a_link_points_to_is_shown(hub: HubUploads, folder: Path) -> None:
+    (folder / "private").write_text("mine", encoding="utf-8")
+    (folder / "LICENSE.md").symlink_to("private")
+    done = publish(folder / "tiny-F32.gguf", *TO, "--dry-run")
+    assert f"{folder / 'LICENSE.md'} -> {folder.resolve() / 'private'}" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["tiny", "a/b/c", "-a/b", "a/../b", "a/b c", "https://x/y"])

@@ -125,7 +125,7 @@ def test_what_is_no_adapter_of_this_model_is_refused(
     path = tmp_path / "changed.gguf"
     path.write_bytes(change(adapter).to_bytes())
     with pytest.raises(BqError) as caught:
-        load(files["plain"], with_adapters(str(path)))
+        check_adapter(read_gguf(path), read_gguf(files["plain"]))
     assert says in str(caught.value)
     assert caught.value.remedy
 
@@ -139,6 +139,16 @@ def test_a_model_and_a_cut_file_are_no_adapters(files: dict[str, Path], tmp_path
     cut.write_bytes(files["adapter"].read_bytes()[:-100])
     with pytest.raises(BqError, match=r"cut\.gguf"):
         load(files["plain"], with_adapters(str(cut)))
+
+
+def test_what_is_given_in_the_wrong_place_is_told_where_it_belongs(files: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match="is a LoRA adapter, not a model") as caught:
+        load(files["adapter"], with_adapters())
+    assert "--adapter adapter.gguf" in str(caught.value.remedy)
+    folder = files["plain"].parent / "mine"
+    with pytest.raises(UsageError, match="is a folder") as caught:
+        load(files["plain"], with_adapters(str(folder)))
+    assert "--adapter mine --adapter-gguf" in str(caught.value.remedy)
 
 
 def test_a_files_merged_adapters_are_read(files: dict[str, Path]) -> None:

@@ -96,7 +96,7 @@ def _streams(stdin: bytes | None) -> Iterator[tuple[BinaryIO, BinaryIO]]:
 def _input(stdin: bytes | None) -> BinaryIO:
     if stdin is None:
         return Path(os.devnull).open("rb")
-    file: Any = tempfile.TemporaryFile()  # noqa: SIM115: the caller closes it
+    file: Any = tempfile.TemporaryFile()  # noqa: SIM115, the caller closes it
     file.write(stdin)
     file.seek(0)
     return file  # type: ignore[no-any-return]

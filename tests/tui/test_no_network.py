@@ -30,7 +30,7 @@ from bq.tui import app_answers
 from bq.tui.app import ChatApp
 from bq.tui.opening import Opening
 async def use():
-    app = ChatApp(Opening(Path(sys.argv[1]), LoadOptions(), sampling=Sampling(temperature=0), max_tokens=20))
+    app = ChatApp(Opening(Path(sys.argv[1]), LoadOptions(threads=1), sampling=Sampling(temperature=0), max_tokens=20))
     async with app.run_test() as pilot:
         while app.engine.busy or app.engine.model is None:
             await asyncio.sleep(0.02)

@@ -113,8 +113,8 @@ def licence_texts(path: Path, checkpoint: str | None) -> tuple[Path, ...]:
 def no_licence_text() -> str:
     """What is said where the licence's text is not on this computer."""
     return say(
-        "No licence text was found beside the file or its checkpoint: the card links to the release. --checkpoint FOLDER adds it.",
-        "未在文件或其检查点旁找到许可证文本：模型卡将链接到原发布。可用 --checkpoint 文件夹 附上。",
+        "No licence text was found beside the file or its checkpoint: the card goes without. --checkpoint FOLDER adds it.",
+        "未在文件或其检查点旁找到许可证文本：模型卡将不附全文。可用 --checkpoint 文件夹 附上。",
     )
 
 
