@@ -10,7 +10,6 @@ points less one. Sources: GPTQ (Frantar 2022), the formats "gptq" and "gptq_v2" 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -69,9 +68,11 @@ class GptqTensor:
         if first_row == 0:
             self.qweight.will_need(0, self.qweight.shape[0])
 
-    @cached_property
     def _groups(self) -> npt.NDArray[np.intp]:
-        """The group of each input. Raises BqError for one that has no scale."""
+        """The group of each input. Raises BqError for one that has no scale.
+
+        It is not kept: a Baichuan-M3 has 36,000 matrices, and memory must not grow with what was read.
+        """
         inputs, groups = self.shape[1], self.scales.shape[0]
         if self.g_idx is None:
             return np.arange(inputs) // (self.form.group or inputs)
@@ -92,7 +93,8 @@ class GptqTensor:
         packed = self.qzeros.view().view(np.uint32)[:, outputs // form.per_word]
         zeros = (packed >> shifts[outputs % form.per_word] & mask).astype(np.float32) + np.float32(form.offset)
         scales = _widened(self.scales.view()[:, outputs])  # [groups, rows]
-        wide = (codes.astype(np.float32) - zeros[self._groups]) * scales[self._groups]
+        groups = self._groups()
+        wide = (codes.astype(np.float32) - zeros[groups]) * scales[groups]
         return np.ascontiguousarray(wide.T)
 
     def view(self) -> F32Array:
@@ -157,11 +159,19 @@ def _joined(tensors: Mapping[str, SourceTensor], base: str, form: Gptq) -> GptqT
     qweight, qzeros, scales, g_idx = (tensors.get(f"{base}.{part}") for part in PARTS)
     if qweight is None or qzeros is None or scales is None:
         raise _missing(base, "qzeros / scales")
+    if f"{base}.weight" in tensors:
+        raise _broken(qweight, "is there, and so is its weight as it was", "与其原始权重同时存在")
     if g_idx is None and form.is_ordered:
         raise _missing(base, "g_idx (desc_act)")
     if len(qweight.shape) != 2:
         raise _broken(qweight, f"has the shape {list(qweight.shape)}", f"的形状为 {list(qweight.shape)}")
     inputs, outputs = qweight.shape[0] * form.per_word, qweight.shape[1]
+    if outputs % form.per_word:
+        raise _broken(
+            qweight,
+            f"has {outputs} outputs, whose zero points do not fill words of {form.per_word}",
+            f"有 {outputs} 个输出，其零点不能填满每字 {form.per_word} 个",
+        )
     groups = 1 if form.group is None else -(-inputs // form.group)
     expected = {
         qweight: ("i32", qweight.shape),

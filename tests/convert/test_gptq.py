@@ -126,6 +126,7 @@ QWEIGHT = "model.layers.0.self_attn.o_proj.qweight"
             np.zeros((16, 64), np.int32),
             "qzeros in model.safetensors is i32 [2, 8], by config.json it should be",
         ),
+        ("qweight", np.zeros((8, 60), np.int32), "qweight in model.safetensors has 60 outputs"),
         ("qweight", np.zeros((8, 64), np.float32), "qweight in model.safetensors is f32 [8, 64]"),
         ("qzeros", np.zeros((2, 9), np.int32), "qzeros in model.safetensors is i32 [2, 9]"),
         ("scales", np.zeros((3, 64), np.float16), "scales in model.safetensors is f16 [3, 64]"),
@@ -143,6 +144,22 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path, part: str, values: An
             wide_rows(tensor, 0, 1, np.empty((1, tensor.columns), np.float32))
 
     assert says in refusal(read)
+
+
+def test_what_was_read_is_not_kept(tmp_path: Path) -> None:
+    """Memory does not grow with the number of matrices."""
+    write_gptq(tmp_path / "model", SMALL, Packing())
+    for tensor in prepare(tmp_path / "model", "F32").plan.tensors:
+        wide_rows(tensor, 0, 1, np.empty((1, tensor.columns), np.float32))
+        assert not any(isinstance(value, np.ndarray) for value in vars(tensor.source).values())
+
+
+def test_a_matrix_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    twice = {"model.layers.0.self_attn.o_proj.weight": np.zeros((64, 64), np.float16)}
+    write_gptq(tmp_path / "model", SMALL, Packing(), twice)
+    assert f"{QWEIGHT} in model.safetensors is there, and so is its weight" in refusal(
+        prepare, tmp_path / "model", "F32"
+    )
 
 
 def test_an_order_of_its_own_is_not_guessed(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ VALUES = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.sampled_from(EVERY), VALUES)
 def test_any_value_is_taken_or_refused(at: tuple[str, tuple[str, ...]], value: Any) -> None:
     name, place = at

@@ -82,32 +82,38 @@ def wish_of(matrix: ImportanceMatrix) -> Wish:
     return Wish(weights, keys)
 
 
-# What heads, experts and a tied output change is each in some of these; eight experts are a case of their own in most.
-SOME = ["Q2_K", "Q3_K_M", "Q4_K_S", "Q4_K_M", "IQ3_M"]
-MORE = {
-    "grouped": ["F16", "Q8_0", "IQ4_XS", "IQ3_S", "IQ4_NL", "Q3_K_L"],
-    "hardly-grouped-tied": ["Q8_0"],
-    "narrow-tied": ["F16", "Q8_0", "IQ4_XS"],
-    "experts": ["Q8_0"],
-    "8-experts": ["F16", "Q3_K_S", "Q3_K_L", "Q5_K_M", "IQ3_S", "IQ4_NL", "IQ4_XS"],
+# Those whose types heads, experts, a tied output or the width change; eight experts are a case of their own in most.
+CHANGED = {
+    "grouped": ["Q2_K", "Q3_K_M", "Q4_K_S", "Q4_K_M", "IQ3_M", "IQ3_S", "IQ4_XS", "IQ4_NL"],
+    "hardly-grouped-tied": ["Q8_0", "Q2_K", "Q3_K_M", "Q4_K_M", "IQ3_M"],
+    "narrow-tied": ["F16", "Q8_0", "Q2_K", "Q3_K_M", "Q4_K_S", "Q4_K_M", "IQ3_M", "IQ4_XS"],
+    "experts": ["Q2_K", "Q3_K_M", "Q4_K_M"],
+    "8-experts": [
+        *("Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_M"),
+        *("IQ3_S", "IQ3_M", "IQ4_XS", "IQ4_NL"),
+    ],
+}
+# The others below 3 bits follow the rules of IQ2_XXS, and their tables take llama.cpp many seconds to build.
+CHANGED_BY_IMPORTANCE = {
+    "grouped": ["IQ2_XXS", "IQ3_XS", "Q2_K_S", "Q4_0", "IQ4_XS"],
+    "8-experts": ["IQ2_XXS", "IQ3_XS", "Q2_K_S"],
 }
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_mixture_is_llama_cpps_own_file(name: str, tmp_path: Path) -> None:
     folder, theirs = write_source(tmp_path / "model", SHAPES[name]), tmp_path / "theirs.gguf"
-    mixtures = [*SOME, *MORE[name]]
+    mixtures = CHANGED[name]
     for mixture, ours in zip(mixtures, write_files(prepare_several(folder, mixtures), tmp_path), strict=True):
         quantize_with_llama(folder / "F32.gguf", theirs, MIXTURES[mixture].file_type)
         assert ours.read_bytes() == theirs.read_bytes(), first_difference(ours, theirs, mixture)
         ours.unlink()
 
 
-@pytest.mark.parametrize("name", ["grouped", "8-experts"])
+@pytest.mark.parametrize("name", CHANGED_BY_IMPORTANCE)
 def test_with_an_importance_too(name: str, tmp_path: Path) -> None:
     folder, theirs = write_source(tmp_path / "model", SHAPES[name]), tmp_path / "theirs.gguf"
-    # The others below 3 bits follow the rules of IQ2_XXS, and their tables take llama.cpp many seconds to build.
-    mixtures = ["IQ2_XXS", "IQ3_XS", "Q2_K_S", "Q4_0", "IQ4_XS"]
+    mixtures = CHANGED_BY_IMPORTANCE[name]
     matrix = gathered(prepare_several(folder, ["F32"])[0].plan)
     conversions = prepare_several(folder, mixtures, importance=Importance(matrix, "my.imatrix"))
     for mixture, ours in zip(mixtures, write_files(conversions, tmp_path), strict=True):
@@ -120,7 +126,7 @@ def test_with_an_importance_too(name: str, tmp_path: Path) -> None:
 def test_the_fast_kernels_and_chunks_across_experts_make_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = write_source(tmp_path / "model", MOE)
+    folder = write_source(tmp_path / "model", replace(MOE, blocks=2))
     (plain,) = prepare_several(folder, ["Q6_K"])
     conversion = with_importance(plain, Importance(gathered(plain.plan), "my.imatrix"))
     whole = write_files([conversion], tmp_path)[0].read_bytes()[-conversion.plan.data_bytes :]
