@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.families import Family, Shape, write_checkpoint
 
@@ -17,11 +18,16 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 
 Convert = Callable[..., Path]
 
+# On a busy machine every example may take long: no test is about that.
+settings.register_profile("bq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("bq")
+
 
 def pytest_collection_finish() -> None:
-    """What was imported stays: to look through it for garbage, again and again, took a fifth of the time of the app's tests."""
+    """The search for garbage took a fifth of the time of the app's tests: what was imported stays, and the rest can wait."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 10, 20)
 
 
 @pytest.fixture(autouse=True)

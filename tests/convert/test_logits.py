@@ -14,9 +14,9 @@ TOKENS = 32
 TOLERANCE = 1e-4
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("family", "form"), zip(FAMILIES, FORMS, strict=True))
 def test_logits_equal_the_reference(tmp_path: Path, family: Family, form: Form) -> None:
+    """Each family in a form of its own: that every form gives the same tensors is a test of the checkpoint's reader."""
     checkpoint = write_checkpoint(tmp_path / "model", Shape(family=family, form=form))
     out = tmp_path / "model.gguf"
     convert(prepare(checkpoint.folder, "F32"), out, threads=2)

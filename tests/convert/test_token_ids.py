@@ -5,6 +5,7 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,7 @@ def _pair(folder: Path, family: str, rows: int, tokenizer: bytes) -> Iterator[Pa
     shutil.rmtree(folder)
 
 
+@cache
 def _texts() -> list[str]:
     """Code, Chinese, English, mixed scripts, emoji, random Unicode, runs of spaces and line ends, literal pieces."""
     draw = random.Random(20)

@@ -19,7 +19,7 @@ from bq.runtime.model import Model
 
 MAX_CHECKPOINT_BYTES = 25_000_000
 SAMPLE = 120
-ANSWERS_AT_ONCE = LoadOptions(outputs=512)  # is_answered looks at the logits of a whole answer
+ANSWERS_AT_ONCE = LoadOptions(threads=1, outputs=512)  # is_answered looks at the logits of a whole answer
 
 
 @pytest.fixture(scope="module")

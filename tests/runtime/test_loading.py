@@ -253,7 +253,7 @@ def test_a_model_that_does_not_fit_is_refused_before_anything_is_allocated(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny = Machine((Device("CPU", "", "cpu", "CPU", 0, 0),), Memory(64 << 20, 40 << 20), Cores(2, 2))
-    monkeypatch.setattr(loading, "this_machine", lambda: tiny)
+    monkeypatch.setattr(loading, "this_machine", lambda *_: tiny)
     monkeypatch.setattr(loading, "_load", lambda *_: pytest.fail("it was loaded"))
     with pytest.raises(BqError, match=r"needs \d+ MiB of memory .* 40 MiB are free.*--force-fit"):
         load(path)

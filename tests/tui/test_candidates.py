@@ -56,7 +56,7 @@ def test_no_more_is_free_than_there_is(held: dict[str, int]) -> None:
 
 def on_machine_with(monkeypatch: pytest.MonkeyPatch, total: int, available: int) -> None:
     machine = Machine((), Memory(total, available), MACHINE.cores)
-    monkeypatch.setattr("bq.runtime.loading.this_machine", lambda: machine)
+    monkeypatch.setattr("bq.runtime.loading.this_machine", lambda *_: machine)
 
 
 def test_a_model_fits_if_the_loaded_one_makes_room(converted: Convert, monkeypatch: pytest.MonkeyPatch) -> None:

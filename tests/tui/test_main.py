@@ -17,6 +17,12 @@ from tests.tui.conftest import Bq
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals, descriptors and terminals")
 
 
+@pytest.fixture
+def bq(bq_process: Bq) -> Bq:
+    """Always a process: how it begins and ends is what these tests are about."""
+    return bq_process
+
+
 @pytest.mark.parametrize(
     "arguments",
     [("--lang", "zh", "--help"), ("--help", "--lang=zh"), ("models", "-h", "--lang", "zh"), ("run", "--lang=zh", "-h")],

@@ -26,6 +26,7 @@ from tests.support.tokenizer import ASSISTANT_ID, pieces
 Scripted = Callable[..., Path]
 Start = Callable[..., "subprocess.Popen[bytes]"]
 OPTIONS = ("--threads", "1", "--ctx", "512", "--greedy", "--repeat-penalty", "1")
+PATIENCE_SECONDS = 120
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals and limits")
 
@@ -293,7 +294,7 @@ def finished(out: Path) -> list[bytes]:
 
 
 def wait_for(out: Path, lines: int, process: "subprocess.Popen[bytes]") -> None:
-    until = time.monotonic() + 50
+    until = time.monotonic() + PATIENCE_SECONDS
     while len(finished(out)) < lines and process.poll() is None and time.monotonic() < until:
         time.sleep(0.002)
 
@@ -310,7 +311,7 @@ def test_a_killed_run_goes_on_and_loses_and_repeats_nothing(
         wait_for(out, goal, process)
         time.sleep(chance.random() * 0.01)
         process.kill()
-        process.communicate(timeout=20)
+        process.communicate(timeout=PATIENCE_SECONDS)
         now = finished(out)
         assert now[: len(kept)] == kept
         kept = now
@@ -318,7 +319,7 @@ def test_a_killed_run_goes_on_and_loses_and_repeats_nothing(
             with journal_path(out).open("ab") as file:
                 file.write(b'1234abcd {"line": 4')
     process = start_bq(*task)
-    _, said = process.communicate(timeout=50)
+    _, said = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, said
     assert f"{len(kept)} of 40 lines are answered already.".encode() in said
     assert read(out) == expected()
@@ -331,7 +332,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, task: tuple[object, ...], star
     process = start_bq(*task)
     wait_for(out, 3, process)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130
     count = len(finished(out))
     assert said.decode().splitlines() == [f"bq: Stopped: {count} of 40 lines are answered. The same command goes on."]

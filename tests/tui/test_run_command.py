@@ -22,6 +22,8 @@ GREEDY = ("--greedy", "--repeat-penalty", 1, "--threads", 1, "--ctx", 256)
 ENDLESSLY = ("--greedy", "--repeat-penalty", 1, "--threads", 1, "--max-tokens", 3000)
 ANSWER = "模型é😀\n1"
 BANG = 73
+PATIENCE_SECONDS = 120
+SECONDS_TO_WRITE = 0.5  # of a processor, about
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals and pipes")
 
 
@@ -49,8 +51,8 @@ def lines(data: bytes) -> list[str]:
     return data.decode().splitlines()
 
 
-def test_the_answer_alone_is_on_stdout(bq: Bq, speaker: Path) -> None:
-    done = bq("run", "-m", speaker, *GREEDY, "hello")
+def test_the_answer_alone_is_on_stdout(bq_process: Bq, speaker: Path) -> None:
+    done = bq_process("run", "-m", speaker, *GREEDY, "hello")
     assert (done.returncode, done.stdout, done.stderr) == (0, (ANSWER + "\n").encode(), b"")
 
 
@@ -142,7 +144,7 @@ def test_a_base_model_runs_an_instruction_only_when_forced(bq: Bq, base: Path) -
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "checkpoint", "broken", "empty", "text", "device"])
-def test_a_model_that_is_none_is_one_line(bq: Bq, speaker: Path, tmp_path: Path, kind: str) -> None:
+def test_a_model_that_is_none_is_one_line(bq: Bq, speaker: Path, tmp_path: Path, own_home: Path, kind: str) -> None:
     path = tmp_path / "x.gguf"
     words, status = "no whole GGUF file", 1
     if kind == "missing":
@@ -165,7 +167,7 @@ def test_a_model_that_is_none_is_one_line(bq: Bq, speaker: Path, tmp_path: Path,
     (line,) = lines(done.stderr)
     assert line.startswith("bq: ")
     assert words in line
-    assert bq("run", "hello").stderr.count(b"last one used") == 0  # a model that did not load is not remembered
+    assert not (own_home / "last-model.json").exists()  # a model that did not load is not remembered
 
 
 def test_the_model_is_remembered_and_named(bq: Bq, speaker: Path) -> None:
@@ -259,7 +261,7 @@ def test_ctrl_c_keeps_what_was_said_and_exits_130(start_bq: Callable[..., Any], 
     process = start_bq("run", "-m", endless, *ENDLESSLY, "a")
     first = process.stdout.read(6)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130
     assert lines(err) == ["bq: The answer was stopped."]
     assert (first + out).decode().rstrip("\ufffd\n") in "模型é" * 2000
@@ -267,15 +269,44 @@ def test_ctrl_c_keeps_what_was_said_and_exits_130(start_bq: Callable[..., Any], 
 
 
 @posix
-def test_ctrl_c_at_any_moment_exits_130_in_a_line(start_bq: Callable[..., Any], endless: Path) -> None:
-    for delay in (0.05, 0.15, 0.3, 0.45, 0.6, 0.8):
-        process = start_bq("run", "-m", endless, "--greedy", "--threads", 1, "--max-tokens", 4000, "a")
-        time.sleep(delay)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
-        if delay >= 0.3:  # before that Python itself may still be starting
-            assert process.returncode == 130, (delay, err)
-            assert b"Traceback" not in err, (delay, err)
+@pytest.mark.parametrize("share", [0, 0.2, 0.4, 0.6, 0.8, 1.2])
+def test_ctrl_c_at_any_moment_exits_130_in_a_line(start_bq: Callable[..., Any], endless: Path, share: float) -> None:
+    """Moments are shares of the processor time that a call takes until it writes: a busy machine is slower by the clock."""
+    process = start_bq("run", "-m", endless, *ENDLESSLY, "a")
+    until_started(process)
+    until_used(process, share * SECONDS_TO_WRITE)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 130, err
+    assert b"Traceback" not in err
+
+
+def until_started(process: "subprocess.Popen[bytes]") -> None:
+    """Until bq minds signals: before that Python itself is still starting, which ends on an interrupt as it pleases."""
+    status = Path(f"/proc/{process.pid}/status")
+    if not status.exists():
+        time.sleep(1)
+        return
+    while (
+        not (mask := re.search(r"SigCgt:\s*(\w+)", status.read_text()))
+        or not int(mask[1], 16) >> signal.SIGTERM - 1 & 1
+    ):
+        assert process.poll() is None
+        time.sleep(0.002)
+
+
+def until_used(process: "subprocess.Popen[bytes]", seconds: float) -> None:
+    stat = Path(f"/proc/{process.pid}/stat")
+    if not stat.exists():
+        time.sleep(seconds)
+        return
+    begun = end = sum(
+        map(int, stat.read_text().rpartition(")")[2].split()[11:13])
+    )  # ticks in the program and in the kernel
+    while (end - begun) / os.sysconf("SC_CLK_TCK") < seconds:
+        assert process.poll() is None
+        time.sleep(0.002)
+        end = sum(map(int, stat.read_text().rpartition(")")[2].split()[11:13]))
 
 
 @posix
@@ -283,7 +314,7 @@ def test_a_reader_that_goes_away_is_no_error(start_bq: Callable[..., Any], endle
     process = start_bq("run", "-m", endless, *ENDLESSLY, "a")
     process.stdout.read(6)
     process.stdout.close()
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=PATIENCE_SECONDS) == 0
     assert process.stderr.read() == b""
 
 
@@ -307,4 +338,4 @@ def test_a_split_character_is_never_broken_on_stdout(bq_command: Path, speaker: 
         "sys.exit(p.wait())\n"
     )
     command = [sys.executable, "-c", code, bq_command, "run", "-m", speaker, *GREEDY, "hello"]
-    assert subprocess.run(list(map(str, command)), check=False, timeout=60).returncode == 0
+    assert subprocess.run(list(map(str, command)), check=False, timeout=PATIENCE_SECONDS).returncode == 0

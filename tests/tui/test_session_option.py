@@ -18,6 +18,7 @@ from bq.tui.app import ChatApp
 from bq.tui.main import run
 from tests.support.scripted import byte_tokens, saying
 from tests.support.tokenizer import ASSISTANT_ID
+from tests.support.undrawn import drawn, still, undrawn
 from tests.tui.conftest import Bq
 
 Scripted = Callable[..., Path]
@@ -170,7 +171,7 @@ def test_an_interrupted_call_leaves_the_session_as_it_was(
         process = start_bq("run", "-m", endless, "--greedy", "--max-tokens", 4000, "--session", path, "more")
         process.stdout.read(6)
         process.send_signal(number)
-        process.communicate(timeout=20)
+        process.communicate(timeout=120)
         assert path.read_bytes() == before
     done = bq("run", "-m", speaker, *GREEDY, "--session", path, "more")
     assert done.returncode == 0, "the lock that the killed one left does not hold others up"
@@ -206,10 +207,12 @@ def chat(monkeypatch: pytest.MonkeyPatch, speaker: Path, tmp_path: Path) -> Call
 
     def play(script: Script, *options: object) -> int:
         async def use(app: ChatApp) -> None:
+            still(app)
             async with app.run_test(size=(90, 40)) as pilot:
                 await until(lambda: bool(app.engine.model) and not app.engine.busy)
                 await script(app, pilot)
 
+        undrawn(monkeypatch)
         monkeypatch.setattr("bq.tui.commands.chat.can_draw", lambda: True)
         monkeypatch.setattr(ChatApp, "run", lambda app: asyncio.run(use(app)))
         arguments = ["chat", "-m", speaker, *GREEDY, "--session", tmp_path / "s", *options]
@@ -218,15 +221,11 @@ def chat(monkeypatch: pytest.MonkeyPatch, speaker: Path, tmp_path: Path) -> Call
     return play
 
 
-async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         await asyncio.sleep(0.01)
-
-
-def drawn(app: ChatApp) -> str:
-    return "\n".join(strip.text.rstrip() for strip in app.screen._compositor.render_strips())
 
 
 async def ask(app: ChatApp, pilot: Any, question: str) -> None:

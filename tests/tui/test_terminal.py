@@ -1,29 +1,37 @@
 """End to end in a real terminal: tmux runs `bq chat` on the bundled model, keys go in, the screen comes out."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from bq.tui.store import Store
 from tests.support.scripted import byte_tokens
 from tests.support.tokenizer import ASSISTANT_ID
 
 BQ = Path(sys.executable).with_name("bq")
-PATIENCE_SECONDS = 60
-SETTLE_SECONDS = 1.0  # a key pressed by a person does not come in the same burst as the text
+PATIENCE_SECONDS = 120
+
+
+def is_ready(screen: str) -> bool:
+    """By the line of the state: "You can already write" stands there before."""
+    return re.search(r"^ *ready ", screen, re.MULTILINE) is not None
 
 
 class Terminal:
     """A tmux server of its own with one window of 100 by 30 cells."""
 
     def __init__(self, folder: Path, command: str) -> None:
-        self._tmux = ["tmux", "-f", os.devnull, "-S", str(folder / "tmux")]
+        self._socket = tempfile.TemporaryDirectory(prefix="bq")  # a socket's path may have about a hundred bytes
+        self._tmux = ["tmux", "-f", os.devnull, "-S", f"{self._socket.name}/s"]
         environment = {
             # A size there would hold against the terminal's own (shutil.get_terminal_size).
             **{name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")},
@@ -41,14 +49,17 @@ class Terminal:
     def keys(self, *keys: str) -> None:
         self._run("send-keys", *keys)
 
-    def ask(self, question: str) -> str:
-        """Type a question, see it, send it; the screen once it is answered."""
-        self.wait(lambda screen: "ready" in screen)
-        self.keys(question)
-        self.wait(lambda screen: question in screen)
-        time.sleep(SETTLE_SECONDS)
+    def send(self, text: str) -> None:
+        """Type a text, see it, send it."""
+        self.wait(is_ready)
+        self.keys(text)
+        self.wait(lambda screen: text in screen)
         self.keys("Enter")
-        return self.wait(lambda screen: "ready" in screen and "tok/s" in screen)
+
+    def ask(self, question: str) -> str:
+        """Send a question; the screen once it is answered."""
+        self.send(question)
+        return self.wait(lambda screen: is_ready(screen) and "tok/s" in screen)
 
     def resize(self, columns: int, rows: int) -> None:
         self._run("resize-window", "-x", str(columns), "-y", str(rows))
@@ -89,13 +100,14 @@ class Terminal:
 
     def close(self) -> None:
         self._run("kill-server")
+        self._socket.cleanup()
 
 
 @pytest.fixture
 def terminal(tmp_path: Path, demo_gguf: Path) -> Iterator[Terminal]:
     if shutil.which("tmux") is None:
         pytest.skip("tmux is not installed")
-    opened = Terminal(tmp_path, f"{BQ} chat -m {demo_gguf}; echo exit $?; sleep 60")
+    opened = Terminal(tmp_path, f"{BQ} chat -m {demo_gguf} --threads 1; echo exit $?; sleep 60")
     yield opened
     opened.close()
 
@@ -115,7 +127,7 @@ def test_chinese_is_typed_and_shown_whole(terminal: Terminal) -> None:
 
 
 def test_the_terminal_is_as_before_after_the_program_is_ended(terminal: Terminal) -> None:
-    terminal.wait(lambda screen: "ready" in screen)
+    terminal.wait(is_ready)
     terminal.keys("C-q")
     screen = terminal.wait(lambda screen: "exit 0" in screen)
     assert "F1" not in screen, "the app's screen is gone"
@@ -134,16 +146,16 @@ def test_after_a_kill_the_conversation_and_what_was_being_written_are_there_agai
 ) -> None:
     if shutil.which("tmux") is None:
         pytest.skip("tmux is not installed")
-    terminal = Terminal(tmp_path, f"exec {BQ} chat -m {demo_gguf}")
+    terminal = Terminal(tmp_path, f"exec {BQ} chat -m {demo_gguf} --threads 1")
     try:
         terminal.ask("What is Q4_K_M?")
         terminal.keys("unsent 量化")
         terminal.wait(lambda screen: "unsent 量化" in screen)
-        time.sleep(1.0)  # what was on the screen for a second is not lost
+        wait_until_kept(tmp_path / "conversations.db", "unsent 量化")
         pid = terminal.pid()
         workers = children_of(pid)
         os.kill(pid, signal.SIGKILL)
-        terminal.run(f"exec {BQ} chat --continue -m {demo_gguf}")
+        terminal.run(f"exec {BQ} chat --continue -m {demo_gguf} --threads 1")
         terminal.wait(lambda screen: "unsent 量化" in screen and "What is Q4_K_M?" in screen)
         assert workers
         end = time.monotonic() + PATIENCE_SECONDS
@@ -152,6 +164,21 @@ def test_after_a_kill_the_conversation_and_what_was_being_written_are_there_agai
             time.sleep(0.1)
     finally:
         terminal.close()
+
+
+def wait_until_kept(path: Path, draft: str) -> None:
+    """Until the store has what is being written: within a second, on a machine that has the time."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        store = Store.open(path)
+        try:
+            kept = [found.draft for one in store.listed() if (found := store.load(one.id))]
+        finally:
+            store.close()
+        if draft in kept:
+            return
+        assert time.monotonic() < end, kept
+        time.sleep(0.1)
 
 
 def children_of(pid: int) -> list[int]:
@@ -166,12 +193,9 @@ def test_esc_stops_an_answer_and_it_is_marked(tmp_path: Path, scripted: Callable
     endless = scripted({ASSISTANT_ID: a, a: b, b: a})
     terminal = Terminal(tmp_path, f"{BQ} chat -m {endless} --greedy --repeat-penalty 1 --max-tokens 4000; sleep 60")
     try:
-        terminal.wait(lambda screen: "ready" in screen)
-        terminal.keys("go")
-        time.sleep(SETTLE_SECONDS)
-        terminal.keys("Enter")
+        terminal.send("go on")
         terminal.wait(lambda screen: "writing" in screen and "abab" in screen)
         terminal.keys("Escape")
-        terminal.wait(lambda screen: "Stopped" in screen and "ready" in screen)
+        terminal.wait(lambda screen: "Stopped" in screen and is_ready(screen))
     finally:
         terminal.close()

@@ -148,7 +148,7 @@ def release_sized(family: Family, name: str) -> GgufFile:
     """The header of a release of Baichuan 1 under another name, in a file that is called as one of the 13B chat model."""
     hidden, blocks, ffn = {"b1-7b": (4096, 32, 11008), "b1-13b": (5120, 40, 13696)}[family]
     sizes = {"embedding_length": hidden, "block_count": blocks, "feed_forward_length": ffn}
-    keys = {f"baichuan.{key}": value for key, value in sizes.items()}
+    keys = {"general.architecture": "baichuan", **{f"baichuan.{key}": value for key, value in sizes.items()}}
     return GgufFile(
         Path("baichuan-13b-chat.Q4_K_M.gguf"), {**keys, NAME: name, "tokenizer.ggml.tokens": [""] * 64000}, {}, 0
     )

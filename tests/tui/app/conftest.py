@@ -7,9 +7,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from textual._compositor import Compositor
 
 from bq.runtime import language
+from tests.support.undrawn import undrawn
 
 from .fake import Fake, LoadOptions
 from .session import Session, make_app
@@ -44,7 +44,7 @@ def start(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> Start:
         size: tuple[int, int] = (90, 30), load: bool = True, drawn: bool = False, **options: Any
     ) -> AsyncIterator[Session]:
         if not drawn:
-            monkeypatch.setattr(Compositor, "render_update", _not_drawn)
+            undrawn(monkeypatch)
         app = make_app(**options)
         async with app.run_test(size=size) as pilot:
             session = Session(app, pilot, fake)
@@ -57,7 +57,3 @@ def start(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> Start:
                 fake.release()
 
     return run
-
-
-def _not_drawn(compositor: Compositor, **_: Any) -> None:
-    compositor._dirty_regions.clear()

@@ -3,10 +3,12 @@
 The model's process is a thread here: all between the screen and the model, the pipe included, is real.
 """
 
+import contextlib
 import io
 import os
 import random
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
@@ -148,7 +150,9 @@ class FakeProcess:
         self.stdin, self.stdout, self.stderr = os.fdopen(ask, "wb"), os.fdopen(hear, "rb"), io.BytesIO()
         self._told = os.fdopen(told, "wb")
         self._status: int | None = None
-        worker = _Worker(fake, os.fdopen(asked, "rb"), self._told)
+        # Its threads, one of which does not end, keep the stderr of their beginning: Textual's has the app and all its widgets.
+        with contextlib.redirect_stderr(sys.__stderr__):
+            worker = _Worker(fake, os.fdopen(asked, "rb"), self._told)
         self._thread = threading.Thread(target=worker.run, daemon=True)
         self._thread.start()
 

@@ -12,6 +12,7 @@ from bq.tui.app import ChatApp
 from bq.tui.opening import Opening
 from bq.tui.widgets.message import Answer
 from bq.tui.widgets.prompt import Prompt
+from tests.support.undrawn import drawn, still
 
 from .fake import Fake, LoadOptions
 
@@ -19,12 +20,8 @@ PATIENCE_SECONDS = 60.0  # a machine may be busy with other things
 
 
 def make_app(**options: Any) -> ChatApp:
-    return still(ChatApp(Opening(Path("/models/baichuan.gguf"), LoadOptions(), **options)))  # type: ignore[arg-type]
-
-
-def still(app: ChatApp) -> ChatApp:
-    """The app without its gliding: each step of it draws the screen, and no test is about it."""
-    app.animation_level = "none"
+    app = ChatApp(Opening(Path("/models/baichuan.gguf"), LoadOptions(), **options))  # type: ignore[arg-type]
+    still(app)
     return app
 
 
@@ -43,7 +40,9 @@ class Session:
         return answer
 
     async def press(self, *keys: str) -> None:
+        """Presses keys; what they changed on the screen is laid out afterwards."""
         await self.pilot.press(*keys)
+        await self.pilot.pause()
 
     async def until(self, condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
         """Waits for something to become true, or fails with the screen as it is."""
@@ -70,8 +69,7 @@ class Session:
         await self.press("enter")
 
     def text(self) -> str:
-        """All that is drawn, line by line, through Textual's own compositor and filters."""
-        return "\n".join(strip.text.rstrip() for strip in self.app.screen._compositor.render_strips())
+        return drawn(self.app)
 
     def shows(self, *texts: str) -> bool:
         drawn = self.text()

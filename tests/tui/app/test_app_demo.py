@@ -16,16 +16,18 @@ from bq.tui.status import short
 from bq.tui.widgets.compare import CompareView
 from tests.support.scripted import byte_tokens, saying
 from tests.support.tokenizer import ASSISTANT_ID
+from tests.support.undrawn import still
 
 from .fake import Fake
-from .session import Session, still
+from .session import Session
 
 
 @pytest.fixture
 def start_real() -> Callable:
     @asynccontextmanager
     async def run(path: Path, **options) -> AsyncIterator[Session]:
-        app = still(ChatApp(Opening(path, LoadOptions(threads=1, gpu_layers=0), **options)))
+        app = ChatApp(Opening(path, LoadOptions(threads=1, gpu_layers=0), **options))
+        still(app)
         async with app.run_test(size=(110, 40)) as pilot:
             session = Session(app, pilot, Fake())
             await session.until(lambda: app.engine.model is not None and not app.engine.busy, 60)

@@ -74,7 +74,7 @@ async def test_every_binding_has_an_id_and_a_text():
 
 
 async def test_keys_can_be_changed_by_their_ids(start, fake):
-    async with start() as s:
+    async with start(drawn=True) as s:
         s.app.set_keymap({"prompt.send": "f5", "chat.help": "f9"})
         await s.press("a", "f5")
         await s.ready()

@@ -12,7 +12,7 @@ from bq.tui.store import Store
 
 Scripted = Callable[..., Path]
 GREEDY = ("--greedy", "--repeat-penalty", 1, "--threads", 1)
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 120
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX terminals and signals")
 
 

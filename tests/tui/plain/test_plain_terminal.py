@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,18 +15,23 @@ from bq.tui import settings
 
 from .common import GREEDY, PATIENCE_SECONDS, kept, posix, said, told
 
+PRESS_SECONDS = 0.5
+
 # A terminal
 
 
 class Terminal:
-    """`bq` on a terminal of its own."""
+    """`bq` on a terminal of its own, of 80 by 24 cells."""
 
     def __init__(self, command: list[str], **environment: str) -> None:
+        import fcntl
         import pty
+        import termios
 
         self.pid, self._descriptor = pty.fork()
         if not self.pid:
-            os.execvpe(command[0], command, {**os.environ, **environment})
+            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+            os.execvpe(command[0], command, {**without_size(), **environment})
         self.seen = b""
         self._looked = 0
 
@@ -52,6 +58,13 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._descriptor, text.encode())
 
+    def interrupt(self) -> None:
+        """Ctrl+C, no sooner than a person presses it: within microseconds of a prompt it may be lost in CPython's readline, between
+        the drawing of the prompt and the wait for a key.
+        """
+        time.sleep(PRESS_SECONDS)
+        self.type("\x03")
+
     def status(self) -> int:
         """What it ended with."""
         while self._read():
@@ -63,6 +76,11 @@ class Terminal:
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
         os.close(self._descriptor)
+
+
+def without_size() -> dict[str, str]:
+    """The environment but for a terminal's size in it, which would hold against the terminal's own."""
+    return {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
 
 
 @pytest.fixture
@@ -105,20 +123,20 @@ def test_ctrl_c_stops_an_answer_and_keeps_it_and_at_the_prompt_it_says_how_to_qu
     terminal.wait("> ")
     terminal.type("go\n")
     terminal.wait("123123")
-    terminal.type("\x03")
+    terminal.interrupt()
     terminal.wait("(stopped; /continue goes on)")
     terminal.wait("> ")
     length = len(said(kept()[0])[1])
     assert kept()[0].path()[1].stop == "cancel"
     terminal.type("/continue\n")
     terminal.wait("123123")
-    terminal.type("\x03")
+    terminal.interrupt()
     terminal.wait("(stopped")
     terminal.wait("> ")
-    terminal.type("\x03")
+    terminal.interrupt()
     terminal.wait("a second Ctrl+C")
     terminal.wait("> ")
-    terminal.type("\x03")
+    terminal.interrupt()
     assert terminal.status() == 0
     answer = said(kept()[0])[1]
     assert len(answer) > length > 0
@@ -149,8 +167,10 @@ def test_after_kill_9_the_conversation_goes_on_with_what_was_written(
     terminal = on_terminal(endless, "--plain", "--ctx", 4096, "--max-tokens", 4000, TERM="dumb")
     terminal.wait("> ")
     terminal.type("go\n")
+    end = time.monotonic() + PATIENCE_SECONDS
     while not (kept() and len(said(kept()[0])) == 2):
-        terminal._read()
+        assert terminal._read(), "it ended"
+        assert time.monotonic() < end, "nothing was kept"
     os.kill(terminal.pid, signal.SIGKILL)
     terminal.status()
     (one,) = kept()
@@ -175,13 +195,14 @@ def test_a_model_that_dies_is_told_and_loaded_again(on_terminal: Callable[..., T
     terminal.type("/retry\n")
     terminal.wait("Ready")
     terminal.wait("123123")
-    terminal.type("\x03")
+    terminal.interrupt()
     terminal.wait("(stopped")
     os.kill(terminal.pid, signal.SIGTERM)
     assert terminal.status() == 130
     assert len(kept()[0].versions(kept()[0].path()[1].id)) == 2
 
 
+@posix
 def test_a_wrong_theme_is_a_wrong_use(on_terminal: Callable[..., Terminal], speaker: Path) -> None:
     terminal = on_terminal(speaker, "--theme", "nothing", TERM="xterm-256color")
     assert terminal.status() == 2
