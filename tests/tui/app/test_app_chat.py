@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from types import SimpleNamespace
 
 import pytest
 from textual import events
@@ -9,6 +10,7 @@ from textual import events
 from bq.runtime.errors import BqError
 from bq.runtime.prompt import Message
 from bq.runtime.values import Sampling
+from bq.tui import app_answers
 from bq.tui.widgets.message import Question
 
 from .fake import FakeModel
@@ -215,13 +217,15 @@ async def test_a_running_answer_is_not_thrown_away_by_a_key(start, fake, key):
 async def test_an_answer_that_has_just_ended_is_shown_before_a_key_counts(start, fake, monkeypatch, key):
     """Its last text has come from the model, and the app has not looked yet."""
     fake.answers = ["the whole answer"]
+    looks = asyncio.Event()
     async with start() as s:
-        monkeypatch.setattr("bq.tui.app_answers.LOOK_EVERY_SECONDS", 0.3)
+        monkeypatch.setattr(app_answers, "asyncio", SimpleNamespace(sleep=lambda _: looks.wait()))
         await s.send("first")
         await s.until(lambda: s.app.desk.job is not None and s.app.desk.job.done)
         s.prompt.load_text("second")
         await s.press(key)
         assert s.shows("Still answering")
+        looks.set()
         await s.ready()
         assert s.shows("first", "the whole answer")
         assert s.prompt.text == "second"
@@ -236,7 +240,7 @@ async def test_a_count_that_comes_late_is_not_shown(start, fake, monkeypatch):
         def held(*arguments):
             unsent = measure(*arguments)
             counted.set()
-            may_end.wait(5)
+            may_end.wait(60)
             return unsent
 
         monkeypatch.setattr(s.app.engine, "measure", held)
@@ -259,7 +263,7 @@ async def test_a_count_that_comes_late_has_what_is_written_now_counted(start, fa
 
         def held(*arguments):
             counted.set()
-            may_end.wait(5)
+            may_end.wait(60)
             return measure(*arguments)
 
         monkeypatch.setattr(FakeModel, "measure", held)
