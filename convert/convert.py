@@ -12,6 +12,7 @@ from bq.convert.adapter.read import Adapter
 from bq.convert.checkpoint import open_checkpoint
 from bq.convert.config import ModelConfig, read_config
 from bq.convert.conversion import Conversion as Conversion  # where it is looked for
+from bq.convert.file_hash import FileHash, checked_meanwhile
 from bq.convert.header import write_header
 from bq.convert.identity import folder_roles, identify
 from bq.convert.importance import Importance
@@ -192,12 +193,14 @@ def convert(
     force: bool = False,
     report: Callable[[Progress], None] = lambda _: None,
     quantizer: Quantizer = GGML,
+    hashes: Sequence[FileHash] = (),
 ) -> Converted:
-    """Write, check and name the file. On any failure nothing is left and what existed stays.
+    """Write, check and name the file. On any failure nothing is left and what existed stays. `hashes` are what the checkpoint's
+    files have to hold, as far as that is known.
 
-    Raises BqError, among others for a full disk; KeyboardInterrupt passes through after the clean-up.
+    Raises BqError, among others for a full disk or a file that has changed; KeyboardInterrupt passes through after the clean-up.
     """
-    return convert_several([Output(conversion, out, quantizer)], threads, force, report)[0]
+    return convert_several([Output(conversion, out, quantizer)], threads, force, report, hashes)[0]
 
 
 def check_outputs(conversions: Sequence[Conversion], paths: Sequence[Path], force: bool) -> None:
@@ -207,7 +210,11 @@ def check_outputs(conversions: Sequence[Conversion], paths: Sequence[Path], forc
 
 
 def convert_several(
-    outputs: Sequence[Output], threads: int, force: bool = False, report: Callable[[Progress], None] = lambda _: None
+    outputs: Sequence[Output],
+    threads: int,
+    force: bool = False,
+    report: Callable[[Progress], None] = lambda _: None,
+    hashes: Sequence[FileHash] = (),
 ) -> list[Converted]:
     """The same for several files from one read of their checkpoint: none gets its name before all are whole and checked."""
     if any(output.conversion.lacks_importance for output in outputs):
@@ -217,9 +224,11 @@ def convert_several(
     check_outputs([output.conversion for output in outputs], paths, force)
     with _disk_errors(paths), ExitStack() as stack:
         parts = [stack.enter_context(writing(path, force)) for path in paths]
+        refuse_if_changed = stack.enter_context(checked_meanwhile(hashes))
         _write(outputs, parts, threads, report)
         write_seconds = time.perf_counter() - begun
         done = [_read_back(*pair, threads, write_seconds) for pair in zip(outputs, parts, strict=True)]
+        refuse_if_changed()
         check_files(paths, force)  # one may have appeared since the work began
     return done
 

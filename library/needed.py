@@ -13,6 +13,7 @@ from bq.library.sources.source import MOST_FILES, Listing, RemoteFile
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
 
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 # modeling_baichuan.py is read as text: NormHead is looked for in it.
 _NAMES = {
     "config.json",
@@ -26,12 +27,13 @@ _NAMES = {
     "modeling_baichuan.py",
     "README.md",
 }
+SETTINGS = frozenset((*_NAMES, *_INDEXES))  # what a conversion may read besides weights
 _LICENCE = re.compile(r"(.*licen[sc]e.*|.*许可.*|notice)(\.txt|\.md|\.pdf)?", re.IGNORECASE)
 _MOST_LICENCE_BYTES = 8 << 20
 # In the order that converting prefers them: index, single file, start and end of the name of a shard.
 _KINDS = (
-    ("model.safetensors.index.json", "model.safetensors", "model-", ".safetensors"),
-    ("pytorch_model.bin.index.json", "pytorch_model.bin", "pytorch_model-", ".bin"),
+    (_INDEXES[0], "model.safetensors", "model-", ".safetensors"),
+    (_INDEXES[1], "pytorch_model.bin", "pytorch_model-", ".bin"),
 )
 _GGUF_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 _MIXTURE = re.compile(

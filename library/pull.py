@@ -29,6 +29,7 @@ from bq.runtime.errors import BqError, UsageError
 from bq.runtime.language import say
 
 if TYPE_CHECKING:
+    from bq.convert.file_hash import FileHash
     from bq.convert.verify.check import Check
     from bq.convert.write import Progress
     from bq.library.needed import GgufFile
@@ -219,8 +220,30 @@ def convert(pull: Pull, folder: Path, threads: int, report: "Callable[[Progress]
         return pull.out
     if not pull.unverified.is_file():
         conversion = prepare(folder, pull.mixture, name=pull.wanted.name)
-        write(conversion, pull.unverified, threads, report=report)
+        with _changes_forgotten():
+            write(conversion, pull.unverified, threads, report=report, hashes=[*_hashes(pull, folder)])
     return pull.unverified
+
+
+@contextmanager
+def _changes_forgotten() -> Iterator[None]:
+    """A file that changed since it was checked is fetched again by the next call."""
+    from bq.convert.file_hash import ChangedFile
+    from bq.library.sources.hashes import forget
+
+    try:
+        yield
+    except ChangedFile as error:
+        forget(error.path)
+        raise BqError(error.cause, say("Call it again to fetch it anew.", "请重试，将重新获取该文件。")) from None
+
+
+def _hashes(pull: Pull, folder: Path) -> "Iterator[FileHash]":
+    from bq.convert.file_hash import FileHash
+
+    for file in pull.files:
+        if file.digest is not None:
+            yield FileHash(local_path(folder, file), file.size, file.digest)
 
 
 def verify(path: Path, folder: Path, threads: int, progress: Callable[[float, str], None]) -> "Iterator[Check]":

@@ -47,12 +47,14 @@ def chosen_quantizer(conversions: "Sequence[Conversion]", wish: "Wish", effort: 
 def write_files(outputs: "Sequence[Output]", threads: int | None, force: bool) -> None:
     """Write the files, tell how it went, and print their paths."""
     from bq.convert.convert import convert_several
+    from bq.library.known_hashes import known_hashes
     from bq.runtime.cpu import usable_cores
     from bq.tui.progress import ProgressLine
 
-    progress = ProgressLine()
+    checkpoint, progress = outputs[0].conversion.checkpoint, ProgressLine()
+    hashes = known_hashes(checkpoint.folder, checkpoint.files)
     try:
-        done = convert_several(outputs, threads or usable_cores(), force, progress)
+        done = convert_several(outputs, threads or usable_cores(), force, progress, hashes)
     finally:
         progress.clear()
     for output, one in zip(outputs, done, strict=True):

@@ -4,7 +4,6 @@ A release has up to 27 GB in one piece: what was read once is remembered in bq's
 last change. Losing that memory costs a second reading and nothing else.
 """
 
-import hashlib
 import json
 import os
 import threading
@@ -12,12 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bq.convert.file_hash import SHA1_DIGITS, SHA256_DIGITS, digest_of
 from bq.library.home import home
-from bq.library.sources.source import RemoteFile, Watcher
+from bq.library.sources.source import RemoteFile, Watcher, is_hash
 from bq.runtime.atomic_file import replacing
 from bq.runtime.errors import BqError
 
-_CHUNK_BYTES = 4 << 20
 _FILE = "checked.json"
 _MOST_BYTES, _MOST_FILES = 8 << 20, 10_000
 _writing = threading.Lock()
@@ -43,16 +42,11 @@ def holds(path: Path, file: RemoteFile, watcher: Watcher) -> bool:
 
 
 def _digest(path: Path, file: RemoteFile, watcher: Watcher) -> str:
-    """The hash by which the source names the bytes: SHA-256, or SHA-1 after the header of a git object of type blob."""
-    hasher = hashlib.sha256() if file.sha256 else hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
-    done = 0
-    with path.open("rb") as source:
-        while chunk := source.read(_CHUNK_BYTES):
-            watcher.stop_if_cancelled()
-            hasher.update(chunk)
-            done += len(chunk)
-            watcher.checked(file.path, done, file.size)
-    return hasher.hexdigest()
+    def passed(done: int) -> None:
+        watcher.stop_if_cancelled()
+        watcher.checked(file.path, done, file.size)
+
+    return digest_of(path, file.size, SHA256_DIGITS if file.sha256 else SHA1_DIGITS, passed)
 
 
 def is_remembered(path: Path, file: RemoteFile) -> bool:
@@ -61,17 +55,36 @@ def is_remembered(path: Path, file: RemoteFile) -> bool:
     return mark is not None and _read().get(os.path.realpath(path)) == mark
 
 
+def remembered_digest(path: Path) -> str | None:
+    """The hash of `path` as it was found right, None if it never was or has changed since."""
+    match _read().get(os.path.realpath(path)):
+        case [int(size), int(changed), str(digest)] if any(is_hash(digest, n) for n in (SHA256_DIGITS, SHA1_DIGITS)):
+            found = path.stat()
+            return digest if (found.st_size, found.st_mtime_ns) == (size, changed) else None
+    return None
+
+
 def remember(path: Path, file: RemoteFile) -> None:
     """Keep that `path` holds `file`; that this fails is no reason to fail."""
     mark = _mark(path, file)
     if mark is None:
         return
-    with _writing, suppress(OSError, BqError):
-        entries = {**_read(), os.path.realpath(path): mark}
+    with _writing:
+        _keep({**_read(), os.path.realpath(path): mark})
+
+
+def _keep(entries: dict[str, Any]) -> None:
+    with suppress(OSError, BqError):
         kept = dict([*entries.items()][-_MOST_FILES:])
         home().mkdir(parents=True, exist_ok=True)
         with replacing(home() / _FILE, private=True) as part:
             part.write_text(json.dumps(kept), encoding="utf-8")
+
+
+def forget(path: Path) -> None:
+    """Read `path` again before it is taken for right."""
+    with _writing:
+        _keep({name: mark for name, mark in _read().items() if name != os.path.realpath(path)})
 
 
 def _mark(path: Path, file: RemoteFile) -> list[Any] | None:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from bq.convert.file_hash import SHA256_DIGITS
 from bq.library.sources.source import (
     MOST_FILES,
     Listing,
@@ -23,8 +24,6 @@ from bq.library.sources.source import (
     local_path,
     remote_file,
 )
-
-_SHA256_DIGITS = 64
 
 
 def hub_cache() -> Path:
@@ -125,7 +124,7 @@ def _files(snapshot: Path) -> Iterator[RemoteFile]:
     for path in walk(snapshot):
         real = Path(os.path.realpath(path))
         digest = real.name if real.parent.name == "blobs" else None
-        hashes = {"sha256" if digest and len(digest) == _SHA256_DIGITS else "git_sha1": digest}
+        hashes = {"sha256" if digest and len(digest) == SHA256_DIGITS else "git_sha1": digest}
         file = remote_file(path.relative_to(snapshot).as_posix(), path.stat().st_size, **hashes)
         if file is not None:
             yield file

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from bq.convert.file_hash import SHA1_DIGITS, SHA256_DIGITS
 from bq.runtime.errors import Cancelled, UsageError
 from bq.runtime.language import say
 
@@ -18,7 +19,6 @@ MOST_FILES = 20_000  # of a repository; the largest release of a language model 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 _HEX = re.compile(r"[0-9a-f]+")
-_SHA256_DIGITS, _SHA1_DIGITS = 64, 40
 _DEVICE = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\..*)?", re.IGNORECASE)  # on Windows, in any folder
 
 
@@ -120,7 +120,7 @@ def check_revision(revision: str) -> str:
 
 def is_commit(text: object) -> bool:
     """Whether `text` is the full name of a commit."""
-    return _is_hex(text, _SHA1_DIGITS)
+    return is_hash(text, SHA1_DIGITS)
 
 
 def remote_file(path: object, size: object, sha256: object = None, git_sha1: object = None) -> RemoteFile | None:
@@ -130,12 +130,13 @@ def remote_file(path: object, size: object, sha256: object = None, git_sha1: obj
     return RemoteFile(
         path,
         size,
-        str(sha256) if _is_hex(sha256, _SHA256_DIGITS) else None,
-        str(git_sha1) if _is_hex(git_sha1, _SHA1_DIGITS) else None,
+        str(sha256) if is_hash(sha256, SHA256_DIGITS) else None,
+        str(git_sha1) if is_hash(git_sha1, SHA1_DIGITS) else None,
     )
 
 
-def _is_hex(text: object, digits: int) -> bool:
+def is_hash(text: object, digits: int) -> bool:
+    """Whether `text` is so many hexadecimal digits."""
     return isinstance(text, str) and len(text) == digits and _HEX.fullmatch(text) is not None
 
 
