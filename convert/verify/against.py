@@ -57,13 +57,14 @@ def check_against(path: Path, folder: Path, how: Against) -> Iterator[Check]:
     yield from token_checks(path, file, conversion)
     if shapes.verdict == "failure":
         return
-    weight_error = 0.0
+    weight_error, are_right = 0.0, True
     for check in weight_checks(file, conversion, how.importance, how.threads, how.progress):
         weight_error = check.details.get("matrix_error", weight_error)
+        are_right &= check.verdict != "failure"
         yield check
     texts = probe_ids(conversion, how.tokens, how.text)
     if texts:
-        yield from logit_checks(path, conversion, texts, weight_error, how.load, how.progress)
+        yield from logit_checks(path, conversion, texts, weight_error, are_right, how.load, how.progress)
 
 
 def refuse_other_adapters(path: Path, adapters: Sequence[Adapter]) -> None:

@@ -1,8 +1,10 @@
 """The weights of a prepared checkpoint by the names that a file has for them, multiplied with a slab of rows at a time in threads.
 
 Rows come in the checkpoint's own order, not in that of a GGUF file, and with what adapters add; of a stacked tensor only the
-experts that are asked for are read.
+experts that are asked for are read. With noise they are those of a model as far from the checkpoint as a quantized file is.
 """
+
+import zlib
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,11 +25,12 @@ _TINY = np.float32(1e-12)  # torch.nn.functional.normalize's eps
 
 
 class CheckpointWeights:
-    """The tensors of a plan for whoever computes with them."""
+    """The tensors of a plan for whoever computes with them. `noise` is the relative error that each row of a matrix is given."""
 
-    def __init__(self, tensors: Iterable[PlannedTensor], threads: int) -> None:
+    def __init__(self, tensors: Iterable[PlannedTensor], threads: int, noise: float = 0) -> None:
         self._tensors = {tensor.name: tensor for tensor in tensors}
         self._threads = threads
+        self._noise = np.float32(noise)
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
@@ -74,6 +77,8 @@ class CheckpointWeights:
 
         def multiply(rows: slice) -> None:
             weight = _rows(tensor, rows)
+            if self._noise:
+                weight += self._noise * _noise_like(weight, tensor.name, rows.start)
             if normalise:
                 weight /= np.maximum(np.linalg.norm(weight, axis=1, keepdims=True), _TINY)
             y[:, rows] = x @ weight.T
@@ -101,3 +106,10 @@ def _rows(tensor: PlannedTensor, rows: slice | npt.NDArray[np.intp]) -> Floats:
     if tensor.delta is not None:
         tensor.delta.add(order, wide)
     return wide
+
+
+def _noise_like(weight: Floats, name: str, first: int) -> Floats:
+    """Normal noise with the L2 norm of each row, the same for the same rows."""
+    values = np.random.default_rng((zlib.crc32(name.encode()), first)).standard_normal(weight.shape, np.float32)
+    size = np.linalg.norm(weight, axis=1, keepdims=True) / np.sqrt(np.float32(weight.shape[1]))
+    return np.asarray(values * size)

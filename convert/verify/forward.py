@@ -34,10 +34,11 @@ def open_forward(folder: Path) -> "Forward":
 
 @dataclass(frozen=True)
 class Forward:
-    """The forward pass of a prepared checkpoint."""
+    """The forward pass of a prepared checkpoint; `noise` as in CheckpointWeights."""
 
     conversion: Conversion
     threads: int = field(default_factory=usable_cores)
+    noise: float = 0
 
     @property
     def vocabulary(self) -> int:
@@ -69,7 +70,7 @@ class Forward:
 
     @cached_property
     def _weights(self) -> CheckpointWeights:
-        return CheckpointWeights(self.conversion.plan.tensors, self.threads)
+        return CheckpointWeights(self.conversion.plan.tensors, self.threads, self.noise)
 
     @property
     def _head(self) -> str:
