@@ -152,8 +152,10 @@ def _own_keys(
         yield "bq.generation", generation
     yield "bq.variant", identity.variant
     yield "bq.variant.reason", str(identity.variant_reason)
+    yield "bq.variant.reason.zh", identity.variant_reason.zh
     yield "bq.norm_head", "folded" if norm_head.fold else "none"
     yield "bq.norm_head.reason", "; ".join(norm_head.reasons)
+    yield "bq.norm_head.reason.zh", "；".join(reason.zh for reason in norm_head.reasons)
     if vocabulary.prompt != CHATML:  # where a role is a word, not an id
         yield "bq.role.user_id", identity.roles[0]
         yield "bq.role.assistant_id", identity.roles[1]

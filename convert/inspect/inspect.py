@@ -1,4 +1,4 @@
-"""Looks at whatever has to do with a model: a GGUF file, a checkpoint's folder, an importance matrix, a plan of types.
+"""Looks at whatever has to do with a model: a GGUF file, a checkpoint's folder, an adapter, an importance matrix, a plan of types.
 
 Only headers are read, and a few rows; what is broken is shown as far as it goes.
 """
@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from bq.convert.convert import find_source
+from bq.convert.inspect.adapter import TYPE as ADAPTER
+from bq.convert.inspect.adapter import AdapterReport, describe_adapter
 from bq.convert.inspect.checkpoint import CheckpointReport, inspect_checkpoint
 from bq.convert.inspect.gguf_remains import Remains, read_remains
 from bq.convert.inspect.model import ModelReport, describe_model
@@ -67,7 +69,7 @@ class TypesReport:
     problems: tuple[BqError, ...] = ()
 
 
-Report = ModelReport | CheckpointReport | MatrixReport | TypesReport
+Report = ModelReport | CheckpointReport | AdapterReport | MatrixReport | TypesReport
 
 
 def inspect(source: str) -> Report:
@@ -125,6 +127,8 @@ def _no_checkpoint(folder: Path) -> UsageError:
 def _inspect_gguf(remains: Remains) -> Report:
     if remains.file.text("general.type") == _MATRIX:
         return _matrix_report(remains.file.path, read_imatrix(remains.file.path))
+    if remains.file.text("general.type") == ADAPTER:
+        return describe_adapter(remains)
     return describe_model(remains)
 
 

@@ -14,6 +14,7 @@ from bq.convert.inspect.gguf_remains import Remains, TensorLine, read_remains
 from bq.convert.inspect.vocabulary import VocabularyReport, vocabulary_of_file
 from bq.convert.model_config import POSITIONS
 from bq.convert.named_release import name_file
+from bq.runtime.adapters import merged_adapters
 from bq.runtime.errors import BqError
 from bq.runtime.evaluation.figures import Figures, read_figures
 from bq.runtime.gguf_file import GgufFile
@@ -31,7 +32,7 @@ _ORIGIN = re.compile(
     r"|quantize\.imatrix\..+|bq\..+"
 )
 _SHOWN_ELSEWHERE = re.compile(
-    r"bq\.(version|quantizer|effort|norm_head(\.reason)?|generation|variant(\.reason)?|mixture|role\..+|tokenizer\..+|max_new_tokens)"
+    r"bq\.(version|quantizer|effort|norm_head(\.reason.*)?|generation|variant(\.reason.*)?|mixture|adapters|role\..+|tokenizer\..+|max_new_tokens)"
 )
 _BLOCK_PART = re.compile(r"blk\.\d+\.(.+)")
 
@@ -42,7 +43,7 @@ class ModelShape:
 
     hidden: int
     blocks: int
-    heads: int
+    heads: int  # the most of a block, as kv_heads
     head_width: int
     kv_heads: int
     ffn: int
@@ -104,9 +105,11 @@ class ModelReport:
     name: str
     generation: int | None
     variant: str
+    variant_reason: str
     release: str | None
     licence: str
     mixture: str
+    adapters: tuple[str, ...]  # that were merged into it
     origin: Origin
     shape: ModelShape
     vocabulary: VocabularyReport | None
@@ -164,11 +167,13 @@ def describe_model(remains: Remains) -> ModelReport:
         name=known.name,
         generation=generation,
         variant=known.variant if is_ours else "",
+        variant_reason=_reason(file, "bq.variant.reason"),
         release=release.name if release else None,
         licence=file.text("general.license.name")
         or file.text("general.license")
         or (release.licence if release else ""),
         mixture="" if known.mixture == UNKNOWN_MIXTURE else known.mixture,
+        adapters=merged_adapters(file),
         origin=_origin(file),
         shape=shape,
         vocabulary=vocabulary_of_file(file),
@@ -212,7 +217,11 @@ def _problems(remains: Remains) -> Iterator[BqError]:
 
 def _shape(file: GgufFile, architecture: str) -> ModelShape:
     def count(key: str, default: int = 0) -> int:
-        return max(0, file.count(f"{architecture}.{key}", default))
+        name = f"{architecture}.{key}"
+        each = file.metadata.get(name)
+        if isinstance(each, list):  # of each block, as a Baichuan-M1 has it
+            return max((one for one in each if isinstance(one, int) and not isinstance(one, bool)), default=0)
+        return max(0, file.count(name, default))
 
     hidden, blocks, heads = count("embedding_length"), count("block_count"), count("attention.head_count")
     position = _position(file, architecture, blocks)
@@ -250,9 +259,14 @@ def _origin(file: GgufFile) -> Origin:
         file.text("bq.quantizer"),
         file.text("bq.effort", "normal" if file.text("bq.version") else ""),
         file.text("bq.norm_head"),
-        file.text("bq.norm_head.reason"),
+        _reason(file, "bq.norm_head.reason"),
         tuple(details),
     )
+
+
+def _reason(file: GgufFile, key: str) -> str:
+    """As it was recorded, in the language in use if the file has it in that."""
+    return say(file.text(key), file.text(f"{key}.zh") or file.text(key))
 
 
 def _groups(named: Iterable[tuple[str, TensorLine]]) -> tuple[Group, ...]:

@@ -240,7 +240,7 @@ def _of_claims(file: GgufFile, right: RightVocabulary, identity: Identity) -> It
                 "fault",
                 Both(f"{key} is {shown}, which is not so", f"{key} 为 {shown}，与实际不符"),
                 Both(f"It becomes {wanted!r}", f"改为 {wanted!r}"),
-                (key, *(other for other in (f"{key}.reason",) if other in file.metadata)),
+                (key, *(other for other in (f"{key}.reason", f"{key}.reason.zh") if other in file.metadata)),
             )
 
 

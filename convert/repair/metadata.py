@@ -23,7 +23,7 @@ from bq.runtime.releases import releases
 from bq.runtime.sampling import Sampling
 
 TEMPLATE_KEY, EOT_KEY = "tokenizer.chat_template", "tokenizer.ggml.eot_token_id"
-HEAD_KEYS = ("bq.norm_head", "bq.norm_head.reason")
+HEAD_KEYS = ("bq.norm_head", "bq.norm_head.reason", "bq.norm_head.reason.zh")
 _LAST = ("general.quantization_version", "general.file_type")  # llama.cpp's quantizer puts them at the end
 _ANY_SHAPE = ModelConfig("baichuan", 1, 32, 1, 1, 1, 1, 1, 1, 1e-6, 1e4)  # the file's own is kept
 _REPEATED_KEY = "general.sampling.penalty_last_n"

@@ -5,7 +5,6 @@ experts that are asked for are read. With noise they are those of a model as far
 """
 
 import zlib
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property

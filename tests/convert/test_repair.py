@@ -223,7 +223,7 @@ def test_the_keys_become_those_of_a_straight_conversion(trio: Callable[..., Trio
 
     unknown = {"baichuan.tensor_data_layout"}
     identity = {one for one in expected if one.startswith("general.") and not one.startswith("general.sampling")}
-    own = {"bq.variant.reason", "bq.norm_head.reason", "bq.quantizer"}
+    own = {"bq.quantizer", *(f"bq.{one}.reason{ending}" for one in ("variant", "norm_head") for ending in ("", ".zh"))}
     assert found.keys() - expected.keys() == unknown
     assert expected.keys() - found.keys() <= identity | own
     groups = [one.split(".")[0] for one in found if one not in list(expected)[-2:]]

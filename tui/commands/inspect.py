@@ -1,4 +1,4 @@
-"""`bq inspect`: what is in a GGUF file, a checkpoint, an importance matrix or a plan of types."""
+"""`bq inspect`: what is in a GGUF file, a checkpoint, an adapter, an importance matrix or a plan of types."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 @click.command(
     help=say(
-        "Show what is in SOURCE: a GGUF file, the folder of a checkpoint (`demo` for the bundled one), an importance matrix or a "
-        "plan of types. Nothing is loaded. The exit status is 1 if bq cannot run or convert it.",
-        "查看 SOURCE 的内容：GGUF 文件、检查点文件夹（`demo` 表示内置的检查点）、重要性矩阵或类型计划。不加载模型。"
+        "Show what is in SOURCE: a GGUF file, the folder of a checkpoint (`demo` for the bundled one), an adapter, an importance "
+        "matrix or a plan of types. Nothing is loaded. The exit status is 1 if bq cannot run or convert it.",
+        "查看 SOURCE 的内容：GGUF 文件、检查点文件夹（`demo` 表示内置的检查点）、适配器、重要性矩阵或类型计划。不加载模型。"
         "若 bq 无法运行或转换它，退出状态为 1。",
     )
 )
@@ -57,6 +57,7 @@ def command(source: str, metadata: bool, tensors: bool, vocabulary: bool, with_a
 
 
 def _summary(report: "Report", with_all: bool) -> Iterator[str]:
+    from bq.convert.inspect.adapter import AdapterReport
     from bq.convert.inspect.inspect import MatrixReport, TypesReport
     from bq.convert.inspect.model import ModelReport
     from bq.tui.inspect import model, others
@@ -67,6 +68,8 @@ def _summary(report: "Report", with_all: bool) -> Iterator[str]:
         return others.matrix_summary(report, with_all)
     if isinstance(report, TypesReport):
         return others.types_summary(report, with_all)
+    if isinstance(report, AdapterReport):
+        return others.adapter_summary(report, with_all)
     return others.checkpoint_summary(report, with_all)
 
 
@@ -100,9 +103,10 @@ def _faults(report: "Report") -> Iterator[str]:
 
 def _hint(report: "Report") -> str:
     """What else there is to see."""
+    from bq.convert.inspect.adapter import AdapterReport
     from bq.convert.inspect.inspect import MatrixReport, TypesReport
 
-    if isinstance(report, MatrixReport | TypesReport):
+    if isinstance(report, MatrixReport | TypesReport | AdapterReport):
         return say("More: --all, or --json for everything as data.", "更多：--all，或用 --json 以数据形式输出全部。")
     return say(
         "More: --metadata, --tensors, --vocabulary, --all, or --json for everything as data.",

@@ -21,7 +21,8 @@ _UNSAFE = re.compile(f"[{CONTROLS}\ud800-\udfff]")
 
 
 def as_data(report: "Report") -> dict[str, Any]:
-    """The report, beginning with its kind: "model", "checkpoint", "imatrix" or "types"."""
+    """The report, beginning with its kind: "model", "checkpoint", "adapter", "imatrix" or "types"."""
+    from bq.convert.inspect.adapter import AdapterReport
     from bq.convert.inspect.inspect import MatrixReport, TypesReport
     from bq.convert.inspect.model import ModelReport
 
@@ -33,6 +34,8 @@ def as_data(report: "Report") -> dict[str, Any]:
         return {"kind": "imatrix", **data, "entries": entries}
     if isinstance(report, TypesReport):
         return {"kind": "types", **data}
+    if isinstance(report, AdapterReport):
+        return {"kind": "adapter", **data}
     shape = {**data["shape"], "kv_bytes_per_token": report.shape.kv_bytes_per_token}
     return {"kind": "checkpoint", **data, "weights": report.weights, "shape": shape}
 

@@ -38,8 +38,8 @@ def _head(report: "ModelReport") -> Iterator[tuple[str, str]]:
 
 def _model(report: "ModelReport") -> str:
     if report.variant:
-        reason = next((one.value for one in report.metadata if one.key == "bq.variant.reason"), "")
-        parts = [family_text(report.architecture, report.generation), variant_text(report.variant, str(reason))]
+        family = family_text(report.architecture, report.generation)
+        parts = [family, variant_text(report.variant, report.variant_reason)]
     else:
         parts = [shown(report.architecture) or say("of an architecture that it does not name", "未注明架构")]
     if report.release:
@@ -92,6 +92,8 @@ def origin_rows(report: "ModelReport") -> Iterator[tuple[str, str]]:
         yield say("made by", "生成者"), shown(made + (effort if origin.effort not in ("", "normal") else ""), 200)
     elif report.has_whole_header:
         yield say("made by", "生成者"), say("another program", "其他程序")
+    if report.adapters:
+        yield say("merged", "已合并"), shown(comma().join(report.adapters), 200)
     if origin.norm_head:
         yield "NormHead", norm_head_text(origin.norm_head == "folded", [origin.norm_head_reason])
     for key, value in origin.details[:_MOST_DETAILS]:

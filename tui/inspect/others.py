@@ -1,4 +1,4 @@
-"""The reports of a checkpoint's folder, an importance matrix and a plan of types, for reading."""
+"""The reports of a checkpoint's folder, an adapter, an importance matrix and a plan of types, for reading."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ from bq.tui.inspect.words import comma, printable, rows_text, shown
 from bq.tui.table import size_text, table
 
 if TYPE_CHECKING:
+    from bq.convert.inspect.adapter import AdapterReport
     from bq.convert.inspect.checkpoint import CheckpointReport, Possible, WeightFile
     from bq.convert.inspect.inspect import MatrixEntry, MatrixReport, TypesReport
 
@@ -178,6 +179,30 @@ def matrix_table(entries: "list[MatrixEntry | None] | list[MatrixEntry]") -> str
 def _matrix_row(one: "MatrixEntry") -> tuple[str, ...]:
     importance = (f"{value:.4g}" for value in (one.least, one.mean, one.greatest))
     return (shown(one.name, 40), f"{one.columns:,}", *importance, f"{one.spread:,.1f}")
+
+
+def adapter_summary(report: "AdapterReport", with_all: bool) -> Iterator[str]:
+    """What a LoRA adapter is for, and the kinds of matrices that it changes, or with `with_all` each of them."""
+    from bq.convert.inspect.model import part_of
+
+    yield rows_text(
+        [
+            (say("file", "文件"), f"{printable(str(report.path))}{comma()}{size_text(report.size_bytes)}"),
+            (
+                say("kind", "种类"),
+                say("LoRA adapter, for --adapter of a model", "LoRA 适配器，供模型的 --adapter 使用"),
+            ),
+            (say("name", "名称"), shown(report.name)),
+            (say("for", "适用于"), comma().join(shown(one) for one in (report.base, report.architecture) if one)),
+            (say("adds", "加上"), f"{report.alpha:g} / rank * B @ A"),
+            (say("weights", "权重"), count_text(report.weights)),
+        ]
+    )
+    if report.matrices:
+        parts = Counter((one.name if with_all else part_of(one.name), one.rank, one.kind) for one in report.matrices)
+        head = (say("MATRIX", "矩阵"), say("COUNT", "数量"), say("RANK", "秩"), say("TYPE", "类型"))
+        rows = [(shown(name, 40), f"{count:,}", f"{rank:,}", kind) for (name, rank, kind), count in parts.items()]
+        yield table(head, rows, right=(1, 2))
 
 
 def types_summary(report: "TypesReport", with_all: bool) -> Iterator[str]:
