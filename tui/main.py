@@ -8,7 +8,7 @@ import signal
 import sys
 
 from bq.runtime.errors import BqError
-from bq.runtime.language import LANGUAGES, say, set_language
+from bq.runtime.language import LANGUAGES, get_language, say, set_language
 from bq.tui.machine_error import of_machine
 
 _STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))  # by descriptor
@@ -82,6 +82,10 @@ def run(arguments: list[str], debug: bool) -> int:
     """Run a command; returns the exit status: 2 for a wrong use, 1 for a failure, 130 when interrupted."""
     import click
 
+    if get_language() == "zh":
+        from bq.tui.click_texts import speak_chinese
+
+        speak_chinese()  # before help texts are made
     from bq.tui.cli import cli
 
     if debug:
