@@ -29,6 +29,11 @@ def check_structure(file: GgufFile) -> None:
     check_tensors(file)
 
 
+def has_no_graph(file: GgufFile) -> bool:
+    """Whether it is a Baichuan-M1, which llama.cpp cannot compute."""
+    return file.architecture.replace("-", "_") == "baichuan_m1"
+
+
 def _refuse_split(file: GgufFile) -> None:
     count = file.count("split.count")
     if count > 1:
@@ -61,7 +66,7 @@ def _refuse_other_models(file: GgufFile) -> None:
     architecture = (file.architecture or "?")[:40]
     if architecture in ARCHITECTURES:
         return
-    if architecture.replace("-", "_") == "baichuan_m1":
+    if has_no_graph(file):
         raise _no_graph(file, architecture)
     known = ", ".join(ARCHITECTURES)
     raise UsageError(

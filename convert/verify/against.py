@@ -22,7 +22,7 @@ from bq.runtime.errors import BqError, UsageError
 from bq.runtime.evaluation.texts import sample_text
 from bq.runtime.gguf_file import GgufFile, read_gguf
 from bq.runtime.language import say
-from bq.runtime.structure import check_structure
+from bq.runtime.structure import check_structure, has_no_graph
 from bq.runtime.values import LoadOptions
 
 DEFAULT_TOKENS = 64
@@ -49,12 +49,14 @@ class Against:
 def check_against(path: Path, folder: Path, how: Against) -> Iterator[Check]:
     """A line for each step. Raises BqError for a checkpoint that cannot be read, and for a file without sound structure."""
     file = read_gguf(path)
-    check_structure(file)
+    if not has_no_graph(file):
+        check_structure(file)
     refuse_other_adapters(path, how.adapters)
     conversion = prepare(folder, "F32", adapters=how.adapters)
     shapes = _shapes(file, conversion.plan.tensors)
     yield shapes
-    yield from token_checks(path, file, conversion)
+    if not has_no_graph(file):
+        yield from token_checks(path, file, conversion)
     if shapes.verdict == "failure":
         return
     weight_error, are_right = 0.0, True
@@ -63,7 +65,7 @@ def check_against(path: Path, folder: Path, how: Against) -> Iterator[Check]:
         are_right &= check.verdict != "failure"
         yield check
     texts = probe_ids(conversion, how.tokens, how.text)
-    if texts:
+    if texts and not has_no_graph(file):
         yield from logit_checks(path, conversion, texts, weight_error, are_right, how.load, how.progress)
 
 

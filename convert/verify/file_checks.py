@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bq.convert.verify.byte_level_checks import byte_level_checks
-from bq.convert.verify.check import Check, failed, passed
+from bq.convert.verify.check import Check, failed, passed, warned
 from bq.convert.verify.model_checks import model_checks
 from bq.convert.verify.value_checks import value_checks
 from bq.convert.verify.vocabulary_checks import vocabulary_checks
@@ -12,7 +12,7 @@ from bq.runtime.errors import BqError, UsageError
 from bq.runtime.gguf_file import GgufFile, read_gguf
 from bq.runtime.known import describe_file, generation_of
 from bq.runtime.language import say
-from bq.runtime.structure import check_structure
+from bq.runtime.structure import check_structure, has_no_graph
 from bq.runtime.structure_vocabulary import BYTE_LEVEL, MODEL
 
 _SHOWN_VERSION = 20  # characters
@@ -26,16 +26,28 @@ def check_file(path: Path, threads: int, progress: Callable[[float], None] = lam
     """
     try:
         file = read_gguf(path)
-        check_structure(file)
+        if not has_no_graph(file):
+            check_structure(file)
     except UsageError:
         raise
     except BqError as error:
         yield failed("structure", error.cause, error.remedy or "")
         return
+    if has_no_graph(file):  # what llama.cpp asks of a file is not known then
+        yield warned("structure", _of_no_graph(file))
+        yield from value_checks(file, threads, progress)
+        return
     yield _structure(file)
     yield from (byte_level_checks if file.text(MODEL) == BYTE_LEVEL else vocabulary_checks)(file)
     yield from model_checks(file)
     yield from value_checks(file, threads, progress)
+
+
+def _of_no_graph(file: GgufFile) -> str:
+    return say(
+        f"{describe_file(file).name}: Baichuan-M1, which llama.cpp has no graph for; its weights are checked, its tokenizer is not.",
+        f"{describe_file(file).name}：Baichuan-M1，llama.cpp 没有它的计算图；此处检查其权重，不检查分词器。",
+    )
 
 
 def _structure(file: GgufFile) -> Check:

@@ -18,6 +18,7 @@ from tests.support import reference
 from tests.support.in_process import run_here
 from tests.support.m1 import Shape, config, write_m1
 from tests.support.refusals import change_json, refusal
+from tests.support.wrong_files import with_rows, write_wrong
 
 SHAPE = Shape()
 
@@ -117,3 +118,14 @@ def test_without_its_rope_theta_it_is_refused(tmp_path: Path) -> None:
 )
 def test_a_shape_that_is_none_is_refused(changes: dict[str, Any], says: str) -> None:
     assert says in refusal(read_config, Checkpoint(Path(), config(SHAPE) | changes, (), {}))
+
+
+def test_its_weights_are_verified_though_it_cannot_run(made: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    path, _ = made
+    source = path.parent / "Baichuan-M1-tiny"
+    done = run_here(["verify", str(path), "--against", str(source)], None, {}, None)
+    assert (done.returncode, b"llama.cpp has no graph for" in done.stdout) == (0, True), done.stderr
+    assert "47 of 47 tensors are bit for bit" in done.stdout.decode()
+    wrong = write_wrong(path, tmp_path / "wrong.gguf", with_rows("blk.1.attn_k.weight", lambda rows: rows * 2))
+    done = run_here(["verify", str(wrong), "--against", str(source)], None, {}, None)
+    assert (done.returncode, "blk.1.attn_k" in done.stdout.decode()) == (1, True)

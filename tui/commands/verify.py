@@ -288,9 +288,9 @@ def _proof(checks: "dict[str, Check]") -> Iterator[str]:
         yield say(f"{weights['exact']} tensors bit for bit", f"{weights['exact']} 个张量逐位一致")
     if weights["close"]:
         yield say(f"{weights['close']} as near as their types allow", f"{weights['close']} 个在类型误差范围内")
-    ids = checks["token-ids"].details
-    texts, oracle = ids["texts"], ids["oracle"]
-    yield say(f"{texts} texts with the ids of {oracle}", f"{texts} 段文本的 id 与 {oracle} 一致")
+    if (ids := checks.get("token-ids")) is not None:  # none where llama.cpp cannot load the file
+        texts, oracle = ids.details["texts"], ids.details["oracle"]
+        yield say(f"{texts} texts with the ids of {oracle}", f"{texts} 段文本的 id 与 {oracle} 一致")
     if logits is not None:
         count, divergence = logits.details["tokens"], logits.details["kl_mean"]
         yield say(f"KL divergence {divergence:.2g} over {count} tokens", f"{count} 个词元的 KL 散度 {divergence:.2g}")
