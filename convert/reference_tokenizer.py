@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from bq.convert.vocabulary import Vocabulary
+from bq.runtime.llama import limit_spins
 
 
 class Reference(Protocol):
@@ -21,6 +22,7 @@ def reference_tokenizer(vocabulary: Vocabulary) -> Reference:
         from bq.convert.byte_pairs import BytePairEncoder
 
         return BytePairEncoder(vocabulary)
+    limit_spins()
     import sentencepiece
 
     reference: Reference = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary.model_path))

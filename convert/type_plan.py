@@ -20,7 +20,7 @@ from bq.convert.mixture import ALL_MIXTURES, UNQUANTIZED, find_mixture
 from bq.runtime.atomic_file import replacing
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.ggml import GgmlType
-from bq.runtime.gguf_file import MAX_NAME
+from bq.runtime.gguf_header import MAX_NAME
 from bq.runtime.language import say
 
 FORMAT = "bq-types-1"

@@ -16,6 +16,7 @@ from bq.convert.chat_template import read_template
 from bq.convert.checkpoint import refuse_pointer
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
+from bq.runtime.llama import limit_spins
 from bq.runtime.prompt_format import BAICHUAN, CHATML, END_OF_TEXT, IM_END, IM_START, M1, M1_USER, Roles
 from bq.runtime.releases import role_generation
 from bq.runtime.token_type import TokenType as TokenType  # where it is looked for
@@ -250,6 +251,7 @@ def _checked_id(use: str, number: Any, size: int) -> int:
 
 
 def _parse(path: Path) -> Any:
+    limit_spins()
     from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
 

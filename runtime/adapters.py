@@ -65,6 +65,12 @@ def merged_adapters(file: GgufFile) -> tuple[str, ...]:
     return tuple(label for label in labels if isinstance(label, str)) if isinstance(labels, list) else ()
 
 
+def check_adapters(adapters: Sequence[GivenAdapter], base: GgufFile) -> None:
+    """Raises BqError for a file that is no adapter, or none for this model."""
+    for adapter in adapters:
+        check_adapter(read_adapter(adapter.path), base)
+
+
 def attach(model: Any, context: Any, base: GgufFile, adapters: Sequence[GivenAdapter]) -> None:
     """Set the adapters on a context of llama.cpp's `model`, which frees them when it is freed.
 
@@ -72,8 +78,7 @@ def attach(model: Any, context: Any, base: GgufFile, adapters: Sequence[GivenAda
     """
     if not adapters:
         return
-    for adapter in adapters:
-        check_adapter(_read(adapter.path), base)
+    check_adapters(adapters, base)
     lib, count = library(), len(adapters)
     with listening() as heard:
         loaded = [lib.llama_adapter_lora_init(model, os.fsencode(adapter.path)) for adapter in adapters]
@@ -88,7 +93,8 @@ def attach(model: Any, context: Any, base: GgufFile, adapters: Sequence[GivenAda
         )
 
 
-def _read(path: Path) -> GgufFile:
+def read_adapter(path: Path) -> GgufFile:
+    """An adapter's file, not checked yet. Raises BqError for a folder, and for what is no GGUF file."""
     if path.is_dir():
         raise UsageError(
             say(
@@ -107,7 +113,7 @@ def fingerprint_of(adapters: Sequence[GivenAdapter]) -> Fingerprint:
     """What a state that was computed with these adapters depends on; nothing without any."""
     found = []
     for adapter in adapters:
-        file = ModelSource.of(_read(adapter.path), "").fingerprint()
+        file = ModelSource.of(read_adapter(adapter.path), "").fingerprint()
         found.append(f"{file.get('metadata')}-{file.get('weights')}:{adapter.weight!r}")
     return {"adapters": " ".join(sorted(found))} if found else {}
 

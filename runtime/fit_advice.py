@@ -1,6 +1,6 @@
 """The choice how to load, as lines for people: what it takes, why so, how far off it was, and what would fit if nothing does."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,9 @@ def describe(plan: Plan) -> str:
                 f"{plan.layers} 层中的 {setting.gpu_layers} 层在 {place}",
             )
         )
+    if plan.relieved:
+        count = len(plan.relieved)
+        parts.append(say(f"the experts of {count} of them in main memory", f"其中 {count} 层的专家在内存中"))
     parts.append(say(f"context {setting.ctx}", f"上下文 {setting.ctx}"))
     parts.append(f"KV {setting.kv}")
     parts.append(say(f"{plan.threads} thread{'s' * (plan.threads > 1)}", f"{plan.threads} 线程"))
@@ -49,9 +52,17 @@ def _of_device(plan: Plan, use: Use) -> str:
     free = plan.free_of(use.device)
     name, total, left = use.device, amount(use.total), amount(free)
     within = say(f"{name} {total} of {left} free", f"{name} {total} / 空闲 {left}")
-    buffers = use.compute + use.other
-    weights, kv, rest = amount(use.weights), amount(use.kv), amount(buffers)
-    return within + say(f" (weights {weights}, KV {kv}, buffers {rest})", f"（权重 {weights}、KV {kv}、缓冲区 {rest}）")
+    return within + say(f" ({_parts((use,))})", f"（{_parts((use,))}）")
+
+
+def _parts(uses: Sequence[Use]) -> str:
+    """What these uses are made of."""
+    weights, kv, adapters = (amount(sum(getattr(use, what) for use in uses)) for what in ("weights", "kv", "adapters"))
+    parts = [say(f"weights {weights}", f"权重 {weights}")]
+    if any(use.adapters for use in uses):
+        parts.append(say(f"adapters {adapters}", f"适配器 {adapters}"))
+    rest = amount(sum(use.compute + use.other for use in uses))
+    return say(", ", "、").join([*parts, f"KV {kv}", say(f"buffers {rest}", f"缓冲区 {rest}")])
 
 
 def compare(found: "Fit") -> str:
@@ -68,7 +79,7 @@ def compare(found: "Fit") -> str:
 
 def _reported(estimate: Estimate) -> int:
     """What llama.cpp reports too."""
-    return sum(use.weights + use.kv + use.compute for use in estimate.uses)
+    return sum(use.weights + use.kv + use.compute + use.adapters for use in estimate.uses)
 
 
 def reasons(plan: Plan, options: LoadOptions) -> tuple[str, ...]:
@@ -80,6 +91,9 @@ def _reasons(plan: Plan, options: LoadOptions) -> Iterator[str]:
     setting = plan.setting
     if plan.devices and options.gpu_layers is None and setting.gpu_layers < plan.layers:
         yield say("not all layers fit on the GPU", "GPU 放不下全部层")
+    if plan.relieved and options.cpu_experts is None:
+        count = len(plan.relieved)
+        yield say(f"the GPU has no room for the experts of {count} layers", f"GPU 放不下其中 {count} 层的专家")
     if options.kv is None and setting.kv != "f16":
         yield say("keys and values in q8_0 to save memory", "为节省内存，KV 使用 q8_0")
     if options.ctx is None and setting.ctx < plan.trained:
@@ -99,28 +113,21 @@ def _shorter(ctx: int, trained: int) -> str:
 
 
 def refusal(file: GgufFile, shape: Shape, least: Plan, machine: Machine, options: LoadOptions) -> BqError:
-    """The error for a model that fits in no way that the options allow."""
+    """The error for a model that fits in no way that the options allow, `least` being the nearest: main memory is short."""
     short = fit.shortages(least, machine, options)[0]
-    uses = [least.estimate.of(device) for device in _filling(short.device, least, machine)]
-    weights, kv = amount(sum(use.weights for use in uses)), amount(sum(use.kv for use in uses))
-    rest = amount(sum(use.compute + use.other for use in uses))
+    sharing = {one.name for one in machine.devices if one.shares_memory}
+    parts = _parts([use for use in least.estimate.uses if use.device in {HOST, *sharing}])
     setting, name, needed, free = least.setting, file.path.name, amount(short.needed), amount(short.free)
-    whose = "" if short.device == HOST else say(f"{short.device}'s ", f"{short.device} 的")
+    has_other = any(device not in sharing for device in least.devices)
+    beside = say(" beside the GPU's", "（GPU 之外）") if has_other else ""
     return BqError(
         say(
-            f"{name} needs {needed} of {whose}memory with a context of {setting.ctx} and KV in {setting.kv} "
-            f"(weights {weights}, KV {kv}, buffers {rest}); {free} are free.",
-            f"{name} 在上下文 {setting.ctx}、KV 为 {setting.kv} 时需要 {needed} {whose}内存（权重 {weights}、KV {kv}、"
-            f"缓冲区 {rest}），而空闲 {free}。",
+            f"{name} needs {needed} of memory{beside} with a context of {setting.ctx} and KV in {setting.kv} "
+            f"({parts}); {free} are free.",
+            f"{name} 在上下文 {setting.ctx}、KV 为 {setting.kv} 时需要 {needed} 内存{beside}（{parts}），而空闲 {free}。",
         ),
         _remedy(shape, machine, options),
     )
-
-
-def _filling(device: str, plan: Plan, machine: Machine) -> list[str]:
-    """The devices whose parts of the model lie in this one's memory: itself, and in the host's the GPUs that share it."""
-    sharing = [one.name for one in machine.devices if one.shares_memory and one.name in plan.devices]
-    return [HOST, *sharing] if device == HOST else [device]
 
 
 def _remedy(shape: Shape, machine: Machine, options: LoadOptions) -> str:
@@ -183,4 +190,6 @@ def _scaled(shape: Shape, weights: int) -> Shape:
         embedding=int(shape.embedding * part),
         output=int(shape.output * part),
         blocks=tuple(int(block * part) for block in shape.blocks),
+        expert_blocks=tuple(int(block * part) for block in shape.expert_blocks),
+        widest_expert=int(shape.widest_expert * part),
     )

@@ -64,11 +64,18 @@ def listening() -> Iterator[list[tuple[int, str]]]:
         _listeners[:] = [one for one in _listeners if one is not heard]
 
 
+def limit_spins() -> None:
+    """Let OpenMP's threads sleep soon. To be called before any library that brings OpenMP is loaded, sentencepiece too: what the
+    first one has read in the environment holds for llama.cpp's threads.
+    """
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ):
+        os.environ[_SPINS[0]] = _SPINS[1]
+
+
 @cache
 def library() -> Any:
     """The module of llama.cpp's bindings, its backend started. Raises BqError if it cannot be loaded."""
-    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ):
-        os.environ[_SPINS[0]] = _SPINS[1]
+    limit_spins()
     try:
         from llama_cpp import llama_cpp as bindings
     except (ImportError, OSError, RuntimeError) as error:

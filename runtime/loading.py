@@ -1,6 +1,5 @@
 """Loads a GGUF file into llama.cpp: checks it, chooses how, tries less when memory is refused, and says what went wrong in a line."""
 
-import ctypes
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -10,24 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from bq.runtime import fit
-from bq.runtime.adapters import given_adapter
+from bq.runtime.adapters import check_adapters, given_adapter, read_adapter
 from bq.runtime.cpu import cores
-from bq.runtime.devices import device_list, devices
+from bq.runtime.devices import devices
 from bq.runtime.errors import BqError, Cancelled, UsageError
 from bq.runtime.fit import LoadOptions as LoadOptions  # where it is looked for
 from bq.runtime.fit import Machine, Plan
 from bq.runtime.fit_advice import refusal
-from bq.runtime.ggml import GgmlType
 from bq.runtime.gguf_file import GgufFile, read_gguf
 from bq.runtime.host import host_memory
 from bq.runtime.language import say
-from bq.runtime.llama import errors_of, library, listening, model_params
-from bq.runtime.memory import CONTEXT_PADDING, KV_TYPES, Estimate, reported_use, shape_of
+from bq.runtime.llama import errors_of, library, listening
+from bq.runtime.load_parameters import context_parameters, model_parameters
+from bq.runtime.memory import CONTEXT_PADDING, KV_TYPES, Estimate, shape_of
+from bq.runtime.memory_report import reported_use
 from bq.runtime.model import Model
 from bq.runtime.page_cache import read_ahead
 from bq.runtime.rpc import add_servers, named_as_devices
 from bq.runtime.structure import check_structure
-from bq.runtime.tokenizer import no_space_prefix
 
 _MOST_POSITIONS = 16384  # of one decode: beyond that only the buffers grow
 # The values of each option, None for no end: below and above, llama.cpp ends the process or takes memory for nothing.
@@ -35,6 +34,7 @@ _RANGES = {
     "ctx": (64, None),
     "threads": (1, 1024),
     "gpu_layers": (0, None),
+    "cpu_experts": (0, None),
     "batch": (1, _MOST_POSITIONS),
     "n_seq": (1, 256),  # LLAMA_MAX_SEQ (llama-cparams.h)
     "outputs": (1, _MOST_POSITIONS),
@@ -42,7 +42,6 @@ _RANGES = {
 _READING = 0.9  # the part of the progress that reading a file from the disk is
 _NO_ROOM = re.compile(r"allocat|out of memory|OutOf\w*Memory|bad_alloc|insufficient memory", re.IGNORECASE)
 _BQ_CHOOSES = LoadOptions()
-_KV = {"f16": GgmlType.F16, "q8_0": GgmlType.Q8_0}
 
 _PREFIX = re.compile(r"^\w+: (?:error loading model: )?")  # the function that logs
 _SAYS_NOTHING = re.compile(r"llama_model_load_from_file_impl: failed to load model$")
@@ -78,6 +77,8 @@ def load(
     """
     file = read_gguf(Path(path))
     check_structure(file)
+    adapters = [given_adapter(text) for text in options.adapters]
+    check_adapters(adapters, file)
     ways = choose(file, this_machine(options.rpc), options)
     on_progress = _Stoppable(progress)
     before = on_progress.part(0.0, _READING) if ways[0].mmap is not False else None
@@ -93,8 +94,9 @@ def load(
             if number + 1 == len(ways):
                 raise
             continue
-        with _closed_on_error(model):
-            model.adapt(file, [given_adapter(text) for text in options.adapters])
+        with _closed_on_error(model), listening() as adapting:
+            model.adapt(file, adapters)
+        heard += _named(adapting)
         model.fit = Fit(plan, reported_use(heard, shape_of(file)), tuple(ways[:number]))
         model.warnings += tuple(_warnings(plan, options, heard))
         return model
@@ -123,7 +125,7 @@ def this_machine(rpc: str | None = None) -> Machine:
 def choose(file: GgufFile, machine: Machine, options: LoadOptions) -> list[Plan]:
     """The ways to load a checked file, the best first. Raises BqError if none fits, unless the options force it."""
     _check(options)
-    shape = shape_of(file)
+    shape = shape_of(file, [read_adapter(given_adapter(text).path) for text in options.adapters])
     ways = fit.plans(shape, machine, options)
     if ways:
         return ways
@@ -200,9 +202,7 @@ def _load(file: GgufFile, plan: Plan, progress: Progress, on_node: Any) -> tuple
 def _load_by(file: GgufFile, plan: Plan, make: Make, hear: _FromC, on_node: Any = None) -> tuple[Model, str]:
     lib = library()
     on_progress = lib.llama_progress_callback(hear)  # held here: the parameters only point to it
-    used_devices = _chosen_devices(plan)  # llama.cpp reads the list while it loads
-    params = _model_params(plan)
-    params.devices = ctypes.cast(used_devices, ctypes.c_void_p)
+    params, _held = model_parameters(plan)
     params.progress_callback = on_progress
     with listening() as heard:
         model = make(params)
@@ -211,11 +211,16 @@ def _load_by(file: GgufFile, plan: Plan, make: Make, hear: _FromC, on_node: Any 
                 raise hear.error
             if not model:
                 raise _failure(file.path, heard)
-            context = lib.llama_init_from_model(model, _context_params(plan, on_node))
+            context = lib.llama_init_from_model(model, context_parameters(plan, on_node))
             with _freed_on_error(lib.llama_free, context):
                 if not context:
                     raise _failure(file.path, heard)
-                return Model(file, model, context), named_as_devices("".join(text for _, text in heard), devices())
+                return Model(file, model, context), _named(heard)
+
+
+def _named(heard: Sequence[tuple[int, str]]) -> str:
+    """What llama.cpp logged, its buffers named as the devices are."""
+    return named_as_devices("".join(text for _, text in heard), devices())
 
 
 @contextmanager
@@ -226,45 +231,6 @@ def _freed_on_error(free: Callable[[Any], None], pointer: Any) -> Iterator[None]
         if pointer:
             free(pointer)
         raise
-
-
-def _chosen_devices(plan: Plan) -> Any:
-    by_name = {device.name: device for device in devices()}
-    return device_list([by_name[name] for name in plan.devices])
-
-
-def _model_params(plan: Plan) -> Any:
-    params = model_params()
-    params.n_gpu_layers = plan.setting.gpu_layers
-    params.load_mode = _load_mode(plan)
-    params.kv_overrides = no_space_prefix()
-    return params
-
-
-def _load_mode(plan: Plan) -> int:
-    lib = library()
-    if plan.mlock:
-        return int(lib.LLAMA_LOAD_MODE_MLOCK if plan.mmap is False else lib.LLAMA_LOAD_MODE_MMAP_MLOCK)
-    if plan.mmap is None:
-        return int(lib.LLAMA_LOAD_MODE_AUTO)
-    return int(lib.LLAMA_LOAD_MODE_MMAP if plan.mmap else lib.LLAMA_LOAD_MODE_NONE)
-
-
-def _context_params(plan: Plan, on_node: Any) -> Any:
-    setting = plan.setting
-    params = library().llama_context_default_params()
-    params.n_ctx = setting.ctx
-    params.n_ubatch = setting.batch
-    # A draft is decoded in one call, however small the batches are.
-    params.n_batch = max(setting.batch, setting.outputs)
-    params.n_seq_max = setting.sequences
-    params.kv_unified = True
-    params.n_outputs_max = setting.outputs
-    params.type_k = params.type_v = _KV[setting.kv]
-    params.n_threads, params.n_threads_batch = plan.threads, plan.threads_batch
-    if on_node is not None:
-        params.cb_eval = on_node
-    return params
 
 
 def _stopped() -> Cancelled:
@@ -301,6 +267,8 @@ def _warnings(plan: Plan, options: LoadOptions, log: str) -> Iterator[str]:
             f"the context is {context} tokens, not {options.ctx}: llama.cpp makes it in steps of {CONTEXT_PADDING}.",
             f"上下文为 {context} 个词元，而非 {options.ctx}：llama.cpp 以 {CONTEXT_PADDING} 为单位。",
         )
+    if options.cpu_experts and not plan.experts:
+        yield say("this model has no experts: --cpu-experts does nothing.", "此模型没有专家，--cpu-experts 不起作用。")
     if options.mlock and ("failed to mlock" in log or "mlock not supported" in log):
         yield say(
             "the system did not let bq keep the weights in RAM (--mlock); `ulimit -l` says how much it allows.",

@@ -12,6 +12,7 @@ from bq.runtime.language import say
 # transformers' order, by llama.cpp's names (common_sampler_types_from_names): llama.cpp's default draws the temperature last,
 # after top-p has cut.
 SAMPLING_ORDER = ("penalties", "temperature", "top_k", "top_p")
+EVERY_LAYER = 1 << 10  # more than any model has: LLAMA_MAX_LAYERS is 512 (llama-hparams.h)
 RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: llama.cpp draws one itself
 
 
@@ -109,11 +110,11 @@ class Step:
 class LoadOptions:
     """How to load; None lets bq choose, anything else is obeyed.
 
-    ctx in tokens, for all parallel sequences together; gpu_layers as llama.cpp counts them, the output as one more; kv "f16"
-    or "q8_0"; device as "CUDA0,CUDA1" or "cpu"; n_seq parallel sequences in one cache; outputs: positions of one decode
-    whose logits are kept, never less than a draft needs; force_fit loads even where the memory seems
-    too short; adapters are GGUF files of LoRA adapters, each FILE or FILE:WEIGHT; rpc names workers on other machines,
-    "host:port,host:port".
+    ctx in tokens, for all parallel sequences together; gpu_layers as llama.cpp counts them, the output as one more;
+    cpu_experts, of a mixture of experts: how many layers have their experts in main memory; kv "f16" or "q8_0"; device as
+    "CUDA0,CUDA1" or "cpu"; n_seq parallel sequences in one cache; outputs: positions of one decode whose logits are kept, never
+    less than a draft needs; force_fit loads even where the memory seems too short; adapters are GGUF files of LoRA adapters,
+    each FILE or FILE:WEIGHT; rpc names workers on other machines, "host:port,host:port".
     """
 
     ctx: int | None = None
@@ -129,6 +130,7 @@ class LoadOptions:
     force_fit: bool = False
     adapters: tuple[str, ...] = ()
     rpc: str | None = None
+    cpu_experts: int | None = None
 
 
 def out_of_range(name: str, value: object) -> UsageError:

@@ -12,6 +12,8 @@ from bq.runtime.errors import Cancelled, UsageError
 from bq.runtime.language import say
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bq.runtime.fit import Plan
     from bq.runtime.generation import Generation, Stats
     from bq.runtime.model import Model
@@ -24,16 +26,18 @@ def answer(
     start: Callable[["Model", dict[str, Any]], "Generation"],
     finish: Callable[["Model", str], None] = lambda model, text: None,
     show: Callable[["Generation"], str] | None = None,
+    check: Callable[["Path"], None] = lambda path: None,
 ) -> int:
     """Load the model, print what `start` generates, and return the exit status: 0, or 130 if it was interrupted.
 
-    `finish` hears the whole text, unless it was interrupted.
+    `finish` hears the whole text, unless it was interrupted; `check` raises what the file tells before it is loaded.
     """
     from bq.runtime.loading import load
     from bq.tui.chosen_model import choose_model, remember_model
     from bq.tui.commands.options import load_options
 
     path = choose_model(given["model"])
+    check(path)
     with (
         stop_on_interrupt() as cancel,
         load(path, load_options(given), lambda _: not cancel.is_set(), plan_printer(given)) as model,

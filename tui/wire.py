@@ -160,6 +160,7 @@ class Candidate:
     """A model that could be loaded: what it is, and how it would be loaded; or the `error` for which it never could.
 
     `quality` is what was measured of it, in a line, "" if nothing was.
+    `cpu_experts` of the layers on a GPU have their experts in main memory.
     What the model that is loaded now takes counts as free. Where it does not fit, the figures are those of the smallest way.
     """
 
@@ -172,6 +173,7 @@ class Candidate:
     estimate_bytes: int = 0
     free_bytes: int = 0
     gpu_layers: int = 0
+    cpu_experts: int = 0
     layers: int = 0
     fits: bool = False
     context: int = 0

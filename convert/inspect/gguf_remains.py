@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bq.runtime.errors import BqError
-from bq.runtime.gguf_file import Claim, GgufFile, Header, place_tensors, read_header
+from bq.runtime.gguf_file import GgufFile, place_tensors
+from bq.runtime.gguf_header import Claim, Header, read_header
 
 
 @dataclass(frozen=True)

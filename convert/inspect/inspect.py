@@ -18,7 +18,7 @@ from bq.convert.inspect.model import ModelReport, describe_model
 from bq.convert.type_plan import FORMAT, TypePlan, read_type_plan
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.evaluation.imatrix_file import ImportanceMatrix, read_imatrix
-from bq.runtime.gguf_file import MAGIC
+from bq.runtime.gguf_header import MAGIC
 from bq.runtime.language import say
 from bq.runtime.releases import find_release, how_to_get
 

@@ -15,7 +15,8 @@ from typing import Any
 from bq.convert.write import Sink
 from bq.runtime.errors import BqError
 from bq.runtime.ggml import GgmlType, block_size
-from bq.runtime.gguf_file import DEFAULT_ALIGNMENT, MAGIC, GgufFile, TensorEntry
+from bq.runtime.gguf_file import GgufFile, TensorEntry
+from bq.runtime.gguf_header import DEFAULT_ALIGNMENT, MAGIC
 from bq.runtime.language import say
 
 STRING, ARRAY = 8, 9

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from bq.convert.mixture import MIXTURES, Mixture
 from bq.convert.search.choose import Cost, choose
-from bq.convert.search.groups import Group, Option, matrices_outside, vector_weights
+from bq.convert.search.groups import Group, Option, exact_weights, matrices_outside
 from bq.convert.tensor_types import Traits, tensor_type, traits_of_file
 from bq.runtime.errors import UsageError
 from bq.runtime.ggml import GgmlType, row_bytes
 from bq.runtime.gguf_file import GgufFile
 from bq.runtime.language import say
+from bq.runtime.tensor_parts import is_expert, rows_of
 
 Harms = Mapping[tuple[str, GgmlType], float]  # group and type -> measured divergence in nats per token
 
@@ -26,16 +27,25 @@ class Choice:
 
 @dataclass(frozen=True)
 class Found:
-    """The types for a size. `size_bytes` is that of the whole file; the norms have `vector_weights` of 32 bits."""
+    """The types for a size. `size_bytes` is that of the whole file; norms and routers have `exact_weights` of 32 bits."""
 
     choices: tuple[Choice, ...]
     size_bytes: int
-    vector_weights: int
+    exact_weights: int
 
     @property
     def harm(self) -> float:
-        """The sum of what was measured of each group, in nats per token."""
+        """The sum of what was measured of each group, in nats per token.
+
+        Of a mixture of experts it is more than what they do together, as a rule: where one group's error has sent a token to
+        other experts, the next one's does so for the second time.
+        """
         return sum(choice.harm for choice in self.choices)
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether it is a mixture of experts."""
+        return any(is_expert(name) for choice in self.choices for name in choice.group.tensors)
 
     @property
     def weights(self) -> int:
@@ -45,8 +55,8 @@ class Found:
     @property
     def bits_per_weight(self) -> float:
         """Of all tensors, as `bq convert` counts them."""
-        size = sum(choice.option.size_bytes for choice in self.choices) + 4 * self.vector_weights
-        return 8 * size / (self.weights + self.vector_weights)
+        size = sum(choice.option.size_bytes for choice in self.choices) + 4 * self.exact_weights
+        return 8 * size / (self.weights + self.exact_weights)
 
     @property
     def types(self) -> dict[str, GgmlType]:
@@ -82,7 +92,7 @@ def find(file: GgufFile, groups: Sequence[Group], harms: Harms, limit_bytes: int
         for group, number, cost in zip(groups, numbers, costs, strict=True)
     ]
     size = outside + sum(choice.option.size_bytes for choice in chosen)
-    return Found(tuple(chosen), size, vector_weights(file))
+    return Found(tuple(chosen), size, exact_weights(file))
 
 
 def rivals(file: GgufFile, groups: Sequence[Group], harms: Harms) -> list[Rival]:
@@ -106,6 +116,6 @@ def _rival(file: GgufFile, groups: Sequence[Group], harms: Harms, mixture: Mixtu
 def _types(file: GgufFile, group: Group, mixture: Mixture, traits: Traits) -> Iterator[tuple[GgmlType, int, int]]:
     """Type, weights and bytes of each matrix of a group in a mixture."""
     for name in group.tensors:
-        rows, columns = file.tensors[name].shape
+        rows, columns = rows_of(file.tensors[name]), file.tensors[name].shape[-1]
         kind = tensor_type(mixture, name, columns, traits)
         yield kind, rows * columns, rows * row_bytes(kind, columns)

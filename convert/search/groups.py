@@ -2,15 +2,19 @@
 
 Matrices of one kind in neighbouring blocks suffer alike, so they share a type: measuring each of a model's 226 matrices in each
 format would take days. llama.cpp's own mixtures draw the same lines: by kind, and the first and last eighth of the blocks apart.
+The experts of a block are one tensor, which a file gives one type however often each of them is used: what is measured is what
+they do together, each as often as the text needs it. Their router is never quantized, and in no group.
 """
 
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from bq.runtime.errors import UsageError
 from bq.runtime.ggml import GgmlType, block_size, row_bytes
 from bq.runtime.gguf_file import GgufFile, TensorEntry
 from bq.runtime.language import say
+from bq.runtime.tensor_parts import is_matrix, rows_of
 
 T = GgmlType
 # Every one has a kernel, so that measuring is not spent on quantizing; the others can be asked for.
@@ -48,45 +52,29 @@ class Group:
 def groups_of(
     file: GgufFile, formats: Sequence[GgmlType] = FORMATS, important: Container[str] = ()
 ) -> tuple[Group, ...]:
-    """The groups of a checked file's matrices. Raises UsageError for formats of which none fits, and for a mixture of experts.
+    """The groups of a checked file's matrices. Raises UsageError for formats of which none fits.
 
     `important` are the matrices that an importance matrix has an entry for; only they can have formats that need one.
     """
     blocks = file.shape_count("block_count")
-    if file.shape_count("expert_count"):
-        raise _of_experts()
     by_name: dict[str, list[TensorEntry]] = {}
     for entry in file.tensors.values():
-        if len(entry.shape) == 2:
+        if is_matrix(entry):
             by_name.setdefault(_group_name(entry.name, blocks), []).append(entry)
     return tuple(_group(name, entries, formats, important) for name, entries in by_name.items())
 
 
-def _of_experts() -> UsageError:
-    """A matrix of a few experts that are hardly used would be measured by what others do."""
-    return UsageError(
-        say(
-            "This is a mixture of experts, whose types `bq search` cannot choose yet.",
-            "这是混合专家模型，`bq search` 尚不能为其选择类型。",
-        ),
-        say(
-            "Use one of llama.cpp's mixtures, with --calibrate: `bq convert CHECKPOINT -q IQ4_XS --calibrate`.",
-            "请使用 llama.cpp 的混合量化并加 --calibrate：`bq convert 检查点 -q IQ4_XS --calibrate`。",
-        ),
-    )
-
-
 def matrices_outside(file: GgufFile, groups: Iterable[Group]) -> int:
-    """The bytes of a file of these groups that no choice changes: header, norms, padding (an upper bound)."""
+    """The bytes of a file of these groups that no choice changes: header, norms, routers, padding (an upper bound)."""
     grouped = {name for group in groups for name in group.tensors}
     start = min(entry.start for entry in file.tensors.values())
-    norms = sum(entry.size_bytes for entry in file.tensors.values() if entry.name not in grouped)
-    return start + norms + 32 * len(file.tensors)
+    others = sum(entry.size_bytes for entry in file.tensors.values() if entry.name not in grouped)
+    return start + others + 32 * len(file.tensors)
 
 
-def vector_weights(file: GgufFile) -> int:
-    """The weights of the norms, which are F32 in every file."""
-    return sum(entry.shape[0] for entry in file.tensors.values() if len(entry.shape) == 1)
+def exact_weights(file: GgufFile) -> int:
+    """The weights of the norms and routers, which are F32 in every file."""
+    return sum(prod(entry.shape) for entry in file.tensors.values() if not is_matrix(entry))
 
 
 def zones(blocks: int) -> tuple[range, ...]:
@@ -105,7 +93,7 @@ def _group_name(tensor: str, blocks: int) -> str:
 
 def _group(name: str, entries: Sequence[TensorEntry], formats: Sequence[GgmlType], important: Container[str]) -> Group:
     columns = entries[0].shape[-1]
-    rows = sum(entry.shape[0] for entry in entries)
+    rows = sum(rows_of(entry) for entry in entries)
     is_important = all(entry.name in important for entry in entries)
     usable = [kind for kind in formats if is_important or kind not in NEED_IMPORTANCE]
     kinds = dict.fromkeys(_fitting(usable, columns))

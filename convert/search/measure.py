@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import product
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ from bq.runtime.evaluation.reference import Asked, Reference, temporary_base
 from bq.runtime.evaluation.score import Ids
 from bq.runtime.ggml import GgmlType, row_bytes
 from bq.runtime.gguf_file import GgufFile
+from bq.runtime.tensor_parts import rows_of
 from bq.runtime.values import LoadOptions
 
 F32Array = npt.NDArray[np.float32]
@@ -131,8 +134,14 @@ class _Rounding:
         loaded = kernel_calls.load_kernels(sorted(HAVE_KERNELS & kinds), with_importance=source.importance is not None)
         return cls(loaded.kernels, source.importance)
 
-    def __call__(self, name: str, kind: GgmlType, rows: F32Array) -> F32Array:
-        importance = column_weights(self.importance, name, (rows.shape[1],), kind)
+    def of_columns(self, name: str, shape: tuple[int, ...], kind: GgmlType) -> list[F32Array | None]:
+        """What the columns' errors weigh, for each of a tensor's experts, or for the one matrix that it is."""
+        experts = prod(shape[:-2])
+        found = column_weights(self.importance, name, (*shape[:-2], shape[-1]), kind)
+        return [None] * experts if found is None else list(found.reshape(experts, shape[-1]))
+
+    def __call__(self, kind: GgmlType, rows: F32Array, importance: F32Array | None) -> F32Array:
+        """Rows of one matrix."""
         kernel = self.kernels.get(kind)
         packed = None
         if kernel is not None:
@@ -151,15 +160,21 @@ def _fill(
     kind: GgmlType | None = None,
 ) -> None:
     """Put a tensor's rows into the model, exact or rounded to a format."""
-    shape = source.file.tensors[name].shape
-    rows, columns = (shape[0], shape[1]) if len(shape) == 2 else (1, shape[0])
-    step = max(1, _SLAB_WEIGHTS // columns)
+    entry = source.file.tensors[name]
+    height = entry.shape[-2] if len(entry.shape) > 1 else 1  # of a matrix, or of each expert's
+    step = max(1, _SLAB_WEIGHTS // entry.shape[-1])
+    weighed = rounding.of_columns(name, entry.shape, kind) if rounding is not None and kind is not None else []
 
-    def put(first: int) -> None:
-        exact = np.ascontiguousarray(source.rows(name, first, min(first + step, rows)))
-        model.set_rows(name, first, rounding(name, kind, exact) if rounding is not None and kind is not None else exact)
+    def put(slab: tuple[int, int]) -> None:
+        expert, first = slab
+        start, after = expert * height + first, expert * height + min(first + step, height)
+        rows = np.ascontiguousarray(source.rows(name, start, after))
+        if rounding is not None and kind is not None:
+            rows = rounding(kind, rows, weighed[expert])
+        model.set_rows(name, start, rows)
 
-    for _ in pool.map(put, range(0, rows, step)):
+    experts = rows_of(entry) // height
+    for _ in pool.map(put, product(range(experts), range(0, height, step))):
         pass  # its error, if it had one, is raised here
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from bq.convert.importance import Importance, column_weights, refuse_strange
 from bq.convert.mixture import UNQUANTIZED
 from bq.convert.search.found import Found, Harms, Rival, find, rivals
-from bq.convert.search.groups import FORMATS, NEED_IMPORTANCE, Group, groups_of, matrices_outside, vector_weights
+from bq.convert.search.groups import FORMATS, NEED_IMPORTANCE, Group, exact_weights, groups_of, matrices_outside
 from bq.convert.search.kept import Key, read_kept, write_kept
 from bq.convert.search.measure import Measurement, Sample, measure
 from bq.convert.search.source import Opened, open_source
@@ -19,6 +19,7 @@ from bq.runtime.evaluation.imatrix_file import read_imatrix
 from bq.runtime.ggml import GgmlType
 from bq.runtime.gguf_file import GgufFile
 from bq.runtime.language import say
+from bq.runtime.tensor_parts import is_matrix
 from bq.runtime.tokenizer import load_tokenizer
 from bq.runtime.values import LoadOptions
 
@@ -50,10 +51,10 @@ class Search:
         return self._harms
 
     def bytes_of(self, bits_per_weight: float) -> int:
-        """The size of a file that has so many bits per weight, the norms among them."""
+        """The size of a file that has so many bits per weight, norms and routers among them."""
         file = self._opened.source.file
-        weights, vectors = sum(group.weights for group in self.groups), vector_weights(file)
-        return matrices_outside(file, self.groups) + int((weights + vectors) * bits_per_weight / 8) - 4 * vectors
+        weights, exact = sum(group.weights for group in self.groups), exact_weights(file)
+        return matrices_outside(file, self.groups) + int((weights + exact) * bits_per_weight / 8) - 4 * exact
 
     def refuse_too_small(self, limit_bytes: int) -> None:
         """Raise UsageError if no choice fits, before anything is measured."""
@@ -144,10 +145,10 @@ def _sample(opened: Opened, text: str, chunks: int, context: int) -> Sample:
 
 def _refuse_misfit(file: GgufFile, importance: Importance | None) -> None:
     """Raise BqError for an importance matrix of another model, before anything is measured."""
-    columns = {name: entry.shape[1] for name, entry in file.tensors.items() if len(entry.shape) == 2}
-    refuse_strange(importance, list(columns))
-    for name, count in columns.items():
-        column_weights(importance, name, (count,), GgmlType.Q4_K)
+    matrices = {name: entry.shape for name, entry in file.tensors.items() if is_matrix(entry)}
+    refuse_strange(importance, list(matrices))
+    for name, shape in matrices.items():
+        column_weights(importance, name, (*shape[:-2], shape[-1]), GgmlType.Q4_K)
 
 
 def _refuse_without_importance(formats: Sequence[GgmlType], imatrix: Path | None) -> None:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,11 +19,13 @@ from bq.convert.plan import PlannedTensor
 from bq.convert.rows import wide_rows
 from bq.convert.search.measure import F32Array, Source, rows_of_file
 from bq.runtime.errors import UsageError
-from bq.runtime.gguf_file import MAGIC, GgufFile, read_gguf
+from bq.runtime.gguf_file import GgufFile, read_gguf
+from bq.runtime.gguf_header import MAGIC
 from bq.runtime.known import describe_file
 from bq.runtime.language import say
 from bq.runtime.session import ModelSource
 from bq.runtime.structure import check_structure
+from bq.runtime.tensor_parts import is_matrix
 
 _FEWEST_BITS = 8  # per weight of a file that can stand for the model
 
@@ -69,8 +72,8 @@ def _is_gguf(path: Path) -> bool:
 
 
 def _refuse_coarse(file: GgufFile) -> None:
-    matrices = [entry for entry in file.tensors.values() if len(entry.shape) == 2]
-    bits = 8 * sum(one.size_bytes for one in matrices) / sum(one.shape[0] * one.shape[1] for one in matrices)
+    matrices = [entry for entry in file.tensors.values() if is_matrix(entry)]
+    bits = 8 * sum(one.size_bytes for one in matrices) / sum(prod(one.shape) for one in matrices)
     if bits < _FEWEST_BITS:
         raise UsageError(
             say(

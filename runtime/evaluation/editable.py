@@ -25,6 +25,7 @@ from bq.runtime.gguf_file import GgufFile, TensorEntry
 from bq.runtime.language import say
 from bq.runtime.llama import library
 from bq.runtime.loading import choose, load_planned, this_machine
+from bq.runtime.tensor_parts import is_matrix, rows_of
 from bq.runtime.values import LoadOptions
 
 F32Array = npt.NDArray[np.float32]
@@ -40,13 +41,14 @@ class Editable:
 
     decoder: Decoder
     plan: Plan
-    carrier: GgmlType  # what the matrices are held in; norms are F32
+    carrier: GgmlType  # what the matrices are held in; norms and routers are F32
     entries: Mapping[str, TensorEntry]
     _pointers: Mapping[str, int]
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def set_rows(self, name: str, first: int, rows: F32Array) -> None:
-        """Replace rows of a tensor, [n, columns], from row `first` on; a norm is one row. Rounded to the type that holds them.
+        """Replace rows of a tensor, [n, columns], from row `first` on; a norm is one row, and experts stand one below the other.
+        Rounded to the type that holds them.
 
         From any thread: they are rounded at the same time, and put in one after the other, as a backend may need it.
         """
@@ -79,7 +81,7 @@ def open_editable(file: GgufFile, context: int, first: int, options: LoadOptions
         load_planned(carried, plan, lambda params: _make(header, params, pointers)) as model,
     ):
         _make_idle([pointer for name, pointer in pointers.items() if name not in carried.tensors])
-        kinds = {entry.kind for entry in carried.tensors.values() if len(entry.shape) == 2}
+        kinds = {entry.kind for entry in carried.tensors.values() if is_matrix(entry)}
         yield Editable(Decoder(model, batch), plan, kinds.pop(), carried.tensors, pointers)
 
 
@@ -98,9 +100,8 @@ def _fitting(file: GgufFile, options: LoadOptions) -> tuple[GgufFile, Plan]:
 def _in_type(file: GgufFile, kind: GgmlType) -> GgufFile:
     entries = {}
     for name, entry in file.tensors.items():
-        held = kind if len(entry.shape) == 2 else GgmlType.F32
-        rows = entry.shape[0] if len(entry.shape) == 2 else 1
-        entries[name] = replace(entry, kind=held, size_bytes=rows * row_bytes(held, entry.shape[-1]))
+        held = kind if is_matrix(entry) else GgmlType.F32
+        entries[name] = replace(entry, kind=held, size_bytes=rows_of(entry) * row_bytes(held, entry.shape[-1]))
     return replace(file, tensors=entries)
 
 
@@ -151,6 +152,8 @@ def _make(header: int, params: Any, pointers: dict[str, int]) -> Any:
     def keep(tensor: int, _: object) -> None:
         pointers[base.ggml_get_name(tensor).decode()] = tensor
 
+    # A tensor that is kept in an order of the processor's own can only be set as a whole (ggml-cpu/repack.cpp).
+    params.use_extra_bufts = False
     return lib.llama_model_init_from_user(header, lib.llama_model_set_tensor_data_t(keep), None, params)
 
 

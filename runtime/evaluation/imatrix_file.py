@@ -18,7 +18,8 @@ import numpy.typing as npt
 from bq.runtime.atomic_file import replacing
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.ggml import GgmlType
-from bq.runtime.gguf_file import DEFAULT_ALIGNMENT, MAGIC, MAX_NAME, GgufFile, TensorEntry, read_gguf
+from bq.runtime.gguf_file import GgufFile, TensorEntry, read_gguf
+from bq.runtime.gguf_header import DEFAULT_ALIGNMENT, MAGIC, MAX_NAME
 from bq.runtime.language import say
 
 _SQUARES, _COUNT = ".in_sum2", ".counts"

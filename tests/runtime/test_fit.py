@@ -208,23 +208,31 @@ def mac(ram: float) -> Machine:
 
 
 @pytest.mark.parametrize(
-    ("on", "whose"),
+    ("on", "beside"),
     [
-        (machine(8, card(3)), "CUDA0's "),
+        (machine(8, card(3)), " beside the GPU's"),
         (machine(5), ""),
-        (mac(8), "MTL0's "),
+        (mac(8), ""),
         (replace(mac(14), memory=Memory(14 * GIB, 9 * GIB)), ""),  # the GPU's part counts with the host's
     ],
 )
-def test_the_numbers_of_a_refusal_are_of_one_device_and_add_up(on: Machine, whose: str) -> None:
+def test_the_numbers_of_a_refusal_are_of_one_memory_and_add_up(on: Machine, beside: str) -> None:
     text = refused(THIRTEEN, on)
-    assert f"GiB of {whose}memory with" in text
+    assert f"GiB of memory{beside} with" in text
     needed, *parts = (
         float(number) * (1024 if unit == "GiB" else 1)
         for number, unit in re.findall(r"(?:needs|weights|KV|buffers) ([\d.]+) (GiB|MiB)", text)
     )
     assert len(parts) == 3
     assert needed == pytest.approx(sum(parts), abs=16)
+
+
+@pytest.mark.parametrize("on", [machine(8, card(3)), mac(8), machine(3, card(3), card(2, 1))])
+def test_a_model_that_is_loaded_by_force_overfills_no_gpu(on: Machine) -> None:
+    """There it would fail at once; mapped weights on the host are only slow."""
+    forced = smallest_plan(THIRTEEN, on, AS_BQ_CHOOSES)
+    assert forced.devices
+    assert all(short.device == HOST for short in shortages(forced, on, AS_BQ_CHOOSES))
 
 
 @pytest.mark.parametrize("ram", [4.2, 5, 5.5, 5.7, 8, 10, 10.5, 12])

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bq.runtime.errors import BqError
-from bq.runtime.gguf_file import MAX_ARRAY, MAX_KEYS, MAX_STRING, MAX_TENSORS, read_gguf
+from bq.runtime.gguf_file import read_gguf
+from bq.runtime.gguf_header import MAX_ARRAY, MAX_KEYS, MAX_STRING, MAX_TENSORS
 from tests.support.refusals import advised_refusal
 
 U8, U32, F32, BOOL, STRING, ARRAY, U64 = 0, 4, 6, 7, 8, 9, 10

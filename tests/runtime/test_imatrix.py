@@ -88,8 +88,8 @@ def in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
         found.flash_attn_type = FLASH_ATTENTION_OFF
         return found
 
-    as_it_is = loading._context_params
-    monkeypatch.setattr(loading, "_context_params", params)
+    as_it_is = loading.context_parameters
+    monkeypatch.setattr(loading, "context_parameters", params)
 
 
 def small(converted: Convert, family: Family) -> tuple[Path, Checkpoint]:

@@ -16,13 +16,12 @@ from bq.runtime.memory import (
     MIB,
     Setting,
     Shape,
-    device_of_buffer,
     estimate,
     homes_of_layers,
     kv_bytes,
-    reported_use,
     shape_of,
 )
+from bq.runtime.memory_report import device_of_buffer, reported_use
 from tests.support.families import FAMILIES, Family
 
 Convert = Callable[..., Path]

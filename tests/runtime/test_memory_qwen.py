@@ -13,7 +13,8 @@ from bq.runtime.fit_advice import reasons
 from bq.runtime.gguf_file import read_gguf
 from bq.runtime.host import Memory
 from bq.runtime.loading import LoadOptions, load
-from bq.runtime.memory import HOST, MIB, Setting, Shape, estimate, kv_bytes, reported_use, shape_of
+from bq.runtime.memory import HOST, MIB, Setting, Shape, estimate, kv_bytes, shape_of
+from bq.runtime.memory_report import reported_use
 from tests.support.qwen_gguf import QwenShape, write_qwen
 
 GIB = 1 << 30

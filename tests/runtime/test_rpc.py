@@ -1,11 +1,7 @@
 """Models spread over workers on loopback, each a process with a port of its own; without RPC in the build, the line that says so."""
 
-import signal
 import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +12,8 @@ from bq.runtime.errors import BqError, UsageError
 from bq.runtime.llama import library
 from bq.runtime.loading import load
 from bq.runtime.values import LoadOptions
+from tests.support.workers import free_port, needs_rpc, run_apart, running
 
-PATIENCE_SECONDS = 60
 TEXT = "Baichuan 是百川智能的开源语言模型"
 
 
@@ -42,47 +38,10 @@ def test_a_build_without_it_says_how_to_get_one(converted) -> None:
 
 @pytest.fixture(scope="module")
 def workers(bq_command: Path) -> Iterator[list[str]]:
-    """Two of them, as `bq worker` starts them."""
+    """Two of them."""
     needs_rpc()
-    ports = [free_port(), free_port()]
-    command = [str(bq_command), "worker", "--threads", "1", "--device", "cpu", "--port"]
-    started = [subprocess.Popen([*command, str(port)], stderr=subprocess.DEVNULL) for port in ports]
-    try:
-        for port in ports:
-            wait_for(port)
-        yield [f"127.0.0.1:{port}" for port in ports]
-    finally:
-        for one in started:
-            one.send_signal(signal.SIGINT)
-        for one in started:
-            assert one.wait(PATIENCE_SECONDS) == 130, "Ctrl+C ends a worker"
-
-
-def needs_rpc() -> None:
-    if not library().llama_supports_rpc():
-        pytest.skip("llama.cpp was built without RPC; `make RPC=1` builds it with")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for(port: int) -> None:
-    end = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < end:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    pytest.fail(f"no worker came up at {port}")
-
-
-def run_apart(code: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
-    """A process of its own: the workers' devices stay with the one that named them."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE_SECONDS)
+    with running(bq_command, 2) as found:
+        yield [one.endpoint for one in found]
 
 
 ANSWER = """

@@ -123,6 +123,22 @@ def test_a_baichuan_2_refuses_it_in_a_line(bq, demo_gguf, arguments):
     assert done.stdout == b""
 
 
+@pytest.mark.parametrize(
+    ("family", "option", "says"),
+    [
+        ({}, ("--think", "off"), b"no thinking mode"),
+        ({"chat": False}, (), b"is a Base model"),
+    ],
+)
+def test_run_refuses_before_the_model_is_loaded(bq, scripted, family, option, says):
+    """`--stats` tells on stderr how a model will be loaded, just before it is."""
+    path = scripted({195: 300}, **family)
+    done = bq("run", "x", "-m", path, "--stats", *option)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert says in done.stderr
+    assert b"Memory:" not in done.stderr
+
+
 def test_a_batch_refuses_it_before_the_first_line(bq, demo_gguf, tmp_path):
     (tmp_path / "in.jsonl").write_text('"x"\n"y"\n', encoding="utf-8")
     done = bq("run", "--batch", tmp_path / "in.jsonl", "-o", "-", "-m", demo_gguf, "--think", "off")

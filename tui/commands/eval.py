@@ -154,7 +154,9 @@ def _wish(given: dict[str, Any]) -> "Wish":
         context=given["ctx"],
         chunks=given["chunks"],
         save_logits=path_named(given["save_logits"]) if given["save_logits"] is not None else None,
-        options=LoadOptions(**{name: given[name] for name in ("threads", "gpu_layers", "device", "rpc")}),
+        options=LoadOptions(
+            **{name: given[name] for name in ("threads", "gpu_layers", "cpu_experts", "device", "rpc")}
+        ),
     )
 
 

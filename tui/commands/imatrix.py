@@ -68,6 +68,7 @@ def command(
     as_json: bool,
     threads: int | None,
     gpu_layers: int | None,
+    cpu_experts: int | None,
     device: str | None,
 ) -> None:
     """Gather, showing how far it is, and write the file."""
@@ -81,7 +82,10 @@ def command(
     out = path_named(output) if output else Path(f"{model.stem}.imatrix")
     given = texts_named(texts, "calibration")
     _warn(model)
-    options, line = LoadOptions(threads=threads, gpu_layers=gpu_layers, device=device), ChunkLine()
+    options, line = (
+        LoadOptions(threads=threads, gpu_layers=gpu_layers, cpu_experts=cpu_experts, device=device),
+        ChunkLine(),
+    )
     with stop_on_interrupt() as cancel:
         try:
             matrix = gather(model, given, out, ctx, chunks, options, Watch(None, line, cancel), with_output, force)

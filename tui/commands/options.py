@@ -9,6 +9,7 @@ import click
 
 from bq.runtime.language import say
 from bq.runtime.prompt_format import THINK_MODES
+from bq.runtime.values import EVERY_LAYER
 from bq.tui.commands.model_name import ModelName
 
 if TYPE_CHECKING:
@@ -16,7 +17,17 @@ if TYPE_CHECKING:
     from bq.runtime.values import LoadOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
-LOADING = ("ctx", "threads", "gpu_layers", "kv", "device", "rpc", "mlock", "force_fit")  # as LoadOptions has them
+LOADING = (
+    "ctx",
+    "threads",
+    "gpu_layers",
+    "cpu_experts",
+    "kv",
+    "device",
+    "rpc",
+    "mlock",
+    "force_fit",
+)  # as LoadOptions has them
 SAMPLING = ("temp", "top_k", "top_p", "repeat_penalty", "seed", "greedy")
 
 
@@ -30,6 +41,21 @@ class Number(click.FloatRange):
         return number
 
 
+class LayerCount(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic since click 8.2
+    """A number of layers, or "all", "none" or "auto"."""
+
+    name = "layers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        words = {"auto": None, "none": 0, "all": EVERY_LAYER}
+        text = str(value).strip().lower()
+        if text in words:
+            return words[text]
+        if not text.isascii() or not text.isdecimal() or len(text) > 4:
+            self.fail(say(f"{value!r} is no number of layers.", f"{value!r} 不是层数。"), param, ctx)
+        return int(text)
+
+
 _THREADS = click.option(
     "--threads",
     type=click.IntRange(1, 1024),
@@ -41,6 +67,16 @@ _GPU_LAYERS = click.option(
     help=say(
         "Layers on the GPU, the output as one more. [default: as many as fit]",
         "放到 GPU 的层数，输出层另计一层。[默认：能放多少放多少]",
+    ),
+)
+_CPU_EXPERTS = click.option(
+    "--cpu-experts",
+    type=LayerCount(),
+    metavar="N|all|none|auto",
+    help=say(
+        "Of a mixture of experts (Baichuan-M3): layers whose experts stay in main memory while the rest of them is on the GPU. "
+        "[default: auto, as few as have to]",
+        "混合专家模型（Baichuan-M3）：有多少层的专家留在内存中，而这些层的其余部分在 GPU 上。[默认：auto，尽量少]",
     ),
 )
 _DEVICE = click.option(
@@ -80,6 +116,7 @@ _LOADING_OPTIONS = (
     ),
     _THREADS,
     _GPU_LAYERS,
+    _CPU_EXPERTS,
     click.option(
         "--kv",
         type=click.Choice(["f16", "q8_0"]),
@@ -165,8 +202,8 @@ def _model_options(function: F, *batch_names: str) -> F:
 
 
 def device_options(function: F) -> F:
-    """--threads, --gpu-layers and --device, for commands that read texts with a model and answer nothing."""
-    return _with_options(function, (_THREADS, _GPU_LAYERS, _DEVICE))
+    """--threads, --gpu-layers, --cpu-experts and --device, for commands that read texts with a model and answer nothing."""
+    return _with_options(function, (_THREADS, _GPU_LAYERS, _CPU_EXPERTS, _DEVICE))
 
 
 def rpc_option(function: F) -> F:

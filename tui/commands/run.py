@@ -10,6 +10,7 @@ from bq.runtime.language import say
 from bq.tui.aloud import Aloud
 from bq.tui.answer import answer, check_text, piped_text
 from bq.tui.commands.batch import answer_batch, batch_options, check_alone
+from bq.tui.commands.offline_option import offline_option
 from bq.tui.commands.options import (
     draft_option,
     model_options,
@@ -22,8 +23,11 @@ from bq.tui.commands.structured import show_whole, structured_options, with_cons
 from bq.tui.kept_session import KeptSession, print_note, session_in_use
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bq.runtime.generation import Generation
     from bq.runtime.model import Model
+    from bq.runtime.prompt_format import Think
 
 
 @click.command(
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
 )
 @click.argument("instruction", required=False)
 @click.option("--system", default="", help=say("A system prompt.", "系统提示。"))
+@offline_option
 @model_options
 @sampling_options
 @stop_option
@@ -78,9 +83,24 @@ def _answer(content: str, system: str, kept: KeptSession | None, force: bool, gi
         if kept and text.strip():
             kept.keep(model, [*messages, Message("assistant", text)])
 
+    def check(path: "Path") -> None:
+        _check_model(path, force, given["think"])
+
     if given["constraint"] is None:
-        return answer(given, start, finish, _show)
-    return answer(given, start, finish, lambda generation: show_whole(generation, bool(given["json_schema"])))
+        return answer(given, start, finish, _show, check)
+    return answer(given, start, finish, lambda generation: show_whole(generation, bool(given["json_schema"])), check)
+
+
+def _check_model(path: "Path", force: bool, think: "Think | None") -> None:
+    """Raise UsageError for a model that does not answer, or knows no modes of thinking, before its weights are loaded."""
+    from bq.runtime.known import base_refusal, check_think, describe_file
+    from bq.tui.model_file import read_model
+
+    file = read_model(path)
+    known = describe_file(file)
+    if known.variant == "base" and not force:
+        raise base_refusal(known.name)
+    check_think(file, think, known.name)
 
 
 def _show(generation: "Generation") -> str:

@@ -87,6 +87,7 @@ def command(
     as_json: bool,
     threads: int | None,
     gpu_layers: int | None,
+    cpu_experts: int | None,
     device: str | None,
 ) -> None:
     """Measure what is not known yet, choose, write the plan."""
@@ -104,7 +105,7 @@ def command(
         )
     source = source if source == DEMO_SOURCE else str(model_named(source, folders=True))
     wanted_bytes = parse_size(size) if size is not None else None
-    options = LoadOptions(threads=threads, gpu_layers=gpu_layers, device=device)
+    options = LoadOptions(threads=threads, gpu_layers=gpu_layers, cpu_experts=cpu_experts, device=device)
     text = "\n".join(one.content for one in texts_named(texts, "calibration"))
     kinds = parse_formats(formats) if formats else None
     with open_search(source, kinds, path_named(imatrix) if imatrix else None, text, chunks, ctx) as search:
@@ -189,6 +190,13 @@ def _tell(
         return
     _note(found_text(found))
     _note("\n" + rivals_text(found, others))
+    if found.has_experts:
+        _note(
+            say(
+                "Of a mixture of experts these sums are more than what is done together, as a rule; `bq eval` measures a file.",
+                "对于混合专家模型，各组之和通常高于合在一起的实际影响；可用 `bq eval` 测量文件。",
+            )
+        )
     if checkpoint is not None:
         _note("\n" + say("Convert with it: ", "据此转换：") + f"bq convert {shlex.quote(checkpoint)} --types {path}")
     click.echo(str(path))

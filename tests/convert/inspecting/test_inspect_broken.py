@@ -11,7 +11,7 @@ import pytest
 
 from bq.convert.inspect.gguf_remains import read_remains
 from bq.convert.inspect.model import ModelReport, inspect_model
-from bq.runtime import gguf_file
+from bq.runtime import gguf_header
 from tests.support.broken_gguf import broken
 from tests.support.gguf_writer import ARRAY, I32, STRING, U32, Parts, encoded, take_apart, text
 from tests.support.refusals import only_refuses
@@ -57,7 +57,7 @@ def test_types_that_bq_does_not_run_are_named(edited: Callable[..., ModelReport]
 
 
 def test_every_kind_of_broken_file_gives_a_report_or_a_line(path: Path, tmp_path: Path) -> None:
-    """Some of the corpus that bq.runtime.gguf_file is held against."""
+    """Some of the corpus that bq.runtime.gguf_header is held against."""
     parts = take_apart(path)
     corpus = list(broken(parts, flips=100))
     file = tmp_path / "broken.gguf"
@@ -100,7 +100,7 @@ def test_text_and_arrays_are_bounded_as_for_a_sound_file(
     file = tmp_path / "cut.gguf"
     file.write_bytes(path.read_bytes()[:-1])
     before = read_remains(file).file.metadata
-    monkeypatch.setattr(gguf_file, bound, 1000)
+    monkeypatch.setattr(gguf_header, bound, 1000)
     after = read_remains(file)
     assert "tokenizer.ggml.token_type" not in after.file.metadata
     assert list(after.file.metadata) == list(before)[: len(after.file.metadata)]
