@@ -147,7 +147,12 @@ class _Work:
                 seed = journal.header.get("seed")
                 self._answer(journal, seed if isinstance(seed, int) else drawn["seed"])
             journal.finish(out, numbers, self._force)
-        _note(say(f"Wrote {len(numbers)} answers to {out}.", f"已将 {len(numbers)} 条回答写入 {out}。"))
+        _note(
+            say(
+                f"Wrote {len(numbers)} answer{'s' * (len(numbers) != 1)} to {out}.",
+                f"已将 {len(numbers)} 条回答写入 {out}。",
+            )
+        )
         return _report_failed(journal)
 
     def _check_output(self, out: Path) -> None:
@@ -323,9 +328,10 @@ def _report_failed(sink: Sink) -> int:
     if not sink.failed:
         return 0
     first, count = min(sink.failed), len(sink.failed)
+    have = "lines have" if count != 1 else "line has"
     _note(
         say(
-            f'bq: {count} lines have an "error" instead of an answer, line {first} first.',
+            f'bq: {count} {have} an "error" instead of an answer, line {first} first.',
             f"bq：有 {count} 行得到的是 error 而非回答，首先是第 {first} 行。",
         )
     )

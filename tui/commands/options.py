@@ -56,9 +56,26 @@ class LayerCount(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # g
         return int(text)
 
 
+def _note_too_many(context: click.Context, parameter: click.Parameter, value: int | None) -> int | None:
+    """Say that more threads than cores wait for each other, at each of a model's matrices."""
+    from bq.runtime.cpu import usable_cores
+
+    if value is not None and value > usable_cores():
+        there = usable_cores()
+        click.echo(
+            say(
+                f"Warning: --threads {value} on {there} core{'s' * (there > 1)}: they wait for each other, which is slow.",
+                f"警告：--threads {value}，而可用核心只有 {there} 个：线程会互相等待，速度很慢。",
+            ),
+            err=True,
+        )
+    return value
+
+
 _THREADS = click.option(
     "--threads",
     type=click.IntRange(1, 1024),
+    callback=_note_too_many,
     help=say("Threads. [default: by cores and model size]", "线程数。[默认：按核心数与模型大小]"),
 )
 _GPU_LAYERS = click.option(
