@@ -83,15 +83,6 @@ def licence_files(folder: Path | None) -> tuple[Path, ...]:
     return tuple(found[:_MOST_FILES])
 
 
-def licences_of_model(path: Path) -> tuple[Path, ...]:
-    """The texts in the folder of the checkpoint that a model was made from, where the library knows it, else beside the file."""
-    from bq.library.registry import at
-
-    entry = at(path)
-    checkpoint = None if entry is None else entry.checkpoint
-    return licence_files(checkpoint) or licence_files(path.parent)
-
-
 def licence_text(files: Sequence[Path]) -> str:
     """The first of them that is text, "" if none is."""
     for path in files:

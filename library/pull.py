@@ -1,20 +1,16 @@
-"""From a name to a working model: what would be fetched and made, and the steps to it, each of which can be gone on with.
+"""What pulling a model would do: what would be fetched and made, from where and to where; or what is here already.
 
-A download resumes (bq.library.sources). A conversion is written beside its place, NAME.gguf.COMMIT-unverified, and gets its
-name when it is verified against its checkpoint: a second call finds a finished one there and only verifies it, a half one
-was never named. Whoever pulls holds a lock on the result. What stands under the name already is never replaced.
+Nothing but the listing is asked of a source, and nothing is written. bq.library.pull_steps does it.
 """
 
-import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bq.library.home import models_folder
-from bq.library.registry import Entry, Origin, entries, register
+from bq.library.registry import Entry, Origin, entries
 from bq.library.sources.source import QUIET, Listing, RemoteFile, Source, Watcher, local_path, total_bytes
 from bq.library.wanted import (
     DEFAULT_MIXTURE,
@@ -25,26 +21,37 @@ from bq.library.wanted import (
     same_repository,
     usual_mixture,
 )
-from bq.runtime.errors import BqError, UsageError
+from bq.runtime.errors import UsageError
 from bq.runtime.language import say
 
 if TYPE_CHECKING:
-    from bq.convert.file_hash import FileHash
-    from bq.convert.verify.check import Check
-    from bq.convert.write import Progress
     from bq.library.needed import GgufFile
 
 _COMMIT_DIGITS = 8
-_UNVERIFIED = "-unverified"
+UNVERIFIED = "-unverified"
 _SHOWN = 12
 _WEIGHTS = (".bin", ".safetensors")
+_DEFAULT_BRANCHES = ("", "main", "master")
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the result is to go: a file of this path, or a folder, which need not be there, that it stands in by its own name."""
+
+    path: Path
+    is_folder: bool = False
+
+    def file(self, name: str) -> Path:
+        """The path of a result of that name."""
+        return self.path / name if self.is_folder or self.path.is_dir() else self.path
 
 
 @dataclass(frozen=True)
 class Pull:
     """What is to be done. `file` is the ready GGUF file, None where a checkpoint is to be converted to `mixture`.
 
-    `missing_bytes` are still to be fetched into `folder`; `out` is where the result goes, of this `size`.
+    `missing_bytes` are still to be fetched into `folder`; `out` is where the result goes, of this `size`. `replaces` is the
+    model of an earlier commit that this one takes the place of.
     """
 
     wanted: Wanted
@@ -57,6 +64,7 @@ class Pull:
     out: Path
     size: Size
     file: RemoteFile | None = None
+    replaces: Entry | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -70,10 +78,20 @@ class Pull:
         return Origin(self.listing.source, self.listing.repository, self.listing.revision, file, self.listing.commit)
 
     @property
+    def is_in_download(self) -> bool:
+        """Whether the result is a file of the download itself."""
+        return self.file is not None and self.out == local_path(self.folder, self.file)
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether something stands at the place of the result that is not to be replaced."""
+        return self.replaces is None and self.out.exists()
+
+    @property
     def unverified(self) -> Path:
         """Where the conversion lies until it is verified."""
         commit = self.listing.commit[:_COMMIT_DIGITS] or "local"
-        return self.out.with_name(f"{self.out.name}.{commit}{_UNVERIFIED}")
+        return self.out.with_name(f"{self.out.name}.{commit}{UNVERIFIED}")
 
 
 def pulled(wanted: Wanted, mixture: str | None) -> Entry | None:
@@ -90,6 +108,44 @@ def pulled(wanted: Wanted, mixture: str | None) -> Entry | None:
     return None
 
 
+def outdated(wanted: Wanted, mixture: str | None, source: str) -> Entry | None:
+    """The model that was pulled from a source by this name and may be newer there, if one is here; of several mixtures the one
+    asked for, else the usual one.
+    """
+    found = [
+        one for one in entries() if one.source is not None and not one.is_missing and _is_of(wanted, one.source, source)
+    ]
+    asked = mixture or wanted.tag
+    if len(found) == 1 and not asked:
+        return found[0]
+    chosen = (asked or usual_mixture(wanted.release)).casefold()
+    return next((one for one in found if chosen in (one.mixture.casefold(), _file_name(one).casefold())), None)
+
+
+def _is_of(wanted: Wanted, origin: Origin, source: str) -> bool:
+    branches = _DEFAULT_BRANCHES if wanted.revision is None else (wanted.revision,)
+    is_same = same_repository(origin.repository, wanted.repository) and origin.source == source
+    return is_same and origin.revision in branches
+
+
+def _file_name(entry: Entry) -> str:
+    """That of a ready GGUF file in its repository."""
+    return Path(entry.source.file).name if entry.source is not None and entry.source.file else ""
+
+
+def is_current(pull: Pull) -> bool:
+    """Whether the model that this would replace is of the very commit. Raises UsageError where the source tells no commit."""
+    if not pull.listing.commit:
+        raise UsageError(
+            say(
+                f"A folder tells no commit: whether {pull.listing.repository} is newer there is not known.",
+                f"文件夹不含提交信息：无法判断其中的 {pull.listing.repository} 是否更新。",
+            ),
+            say("Convert it with `bq convert`, or pull it with -o.", "请用 `bq convert` 转换，或用 -o 拉取到别处。"),
+        )
+    return pull.replaces is not None and pull.replaces.source == pull.origin
+
+
 def here(pull: Pull) -> Entry | None:
     """The model that this would make, if it is here from the same commit."""
     same = (one for one in entries() if one.source == pull.origin and not one.is_missing)
@@ -101,7 +157,12 @@ def _is_revision(revision: str, origin: Origin) -> bool:
 
 
 def plan_pull(
-    wanted: Wanted, source: Source, mixture: str | None = None, output: Path | None = None, watcher: Watcher = QUIET
+    wanted: Wanted,
+    source: Source,
+    mixture: str | None = None,
+    output: Output | None = None,
+    watcher: Watcher = QUIET,
+    replaces: Entry | None = None,
 ) -> Pull:
     """Ask the source what there is, and decide. Raises BqError for a repository with nothing for bq, or too small a disk."""
     from bq.library.needed import conversion_files, gguf_files
@@ -111,28 +172,57 @@ def plan_pull(
         mixture_of(asked)  # before anything is asked for
     listing = source.listing(wanted.repository, wanted.revision, watcher)
     ready = gguf_files(listing)
-    if ready and (wanted.tag or not _has_weights(listing)):
-        return _checked(_ready(wanted, source, listing, _chosen(ready, asked, listing), output))
+    if replaces is not None:
+        _refuse_changed(replaces)
+        asked = _file_name(replaces) or replaces.mixture
+        output = None if _is_in_download(replaces) else Output(replaces.path)
+    is_ready = bool(_file_name(replaces)) if replaces else bool(wanted.tag) or not _has_weights(listing)
+    if ready and is_ready:
+        return _checked(_ready(wanted, source, listing, _chosen(ready, asked, listing), output, replaces))
     files = conversion_files(listing)
     chosen = mixture_of(asked) if asked else usual_mixture(wanted.release)
     name = f"{wanted.file_name}-{chosen}.gguf"
     weights = total_bytes(one for one in files if one.path.endswith(_WEIGHTS))
     size = result_size(wanted.release, chosen, weights)
-    out = _output(output, name)
+    out = output.file(name) if output else models_folder() / name
     missing = source.missing(listing, files)
-    return _checked(Pull(wanted, source, listing, tuple(files), source.folder(listing), missing, chosen, out, size))
+    folder = source.folder(listing)
+    return _checked(Pull(wanted, source, listing, tuple(files), folder, missing, chosen, out, size, replaces=replaces))
+
+
+def _refuse_changed(entry: Entry) -> None:
+    """Raise UsageError for a file that is not the one the library knows: it is the user's, and not to be replaced."""
+    from bq.runtime.evaluation.figures import content_of
+
+    if content_of(entry.path)["digest"] != entry.digest:
+        raise UsageError(
+            say(f"{entry.path} was changed since it was pulled.", f"{entry.path} 在拉取之后被改动过。"),
+            say("Move it away, and pull without --update.", "请把它移走，再不带 --update 拉取。"),
+        )
+
+
+def _is_in_download(entry: Entry) -> bool:
+    return entry.checkpoint is not None and entry.checkpoint in entry.path.parents
 
 
 def _has_weights(listing: Listing) -> bool:
     return any(one.path.endswith(_WEIGHTS) for one in listing.files)
 
 
-def _ready(wanted: Wanted, source: Source, listing: Listing, file: RemoteFile, output: Path | None) -> Pull:
+def _ready(
+    wanted: Wanted,
+    source: Source,
+    listing: Listing,
+    file: RemoteFile,
+    output: Output | None,
+    replaces: Entry | None,
+) -> Pull:
     folder, missing = source.folder(listing), source.missing(listing, (file,))
-    out = _output(output, Path(file.path).name) if output else local_path(folder, file)
-    if output and out.exists():
+    out = output.file(Path(file.path).name) if output else local_path(folder, file)
+    pull = Pull(wanted, source, listing, (file,), folder, missing, "", out, Size(file.size), file, replaces)
+    if output and pull.is_taken:
         raise taken(out)
-    return Pull(wanted, source, listing, (file,), folder, missing, "", out, Size(file.size), file)
+    return pull
 
 
 def _chosen(ready: "Sequence[GgufFile]", asked: str, listing: Listing) -> RemoteFile:
@@ -166,19 +256,12 @@ def _choices(ready: "Sequence[GgufFile]", listing: Listing) -> str:
     )
 
 
-def _output(given: Path | None, name: str) -> Path:
-    if given is None:
-        return models_folder() / name
-    return given / name if given.is_dir() else given
-
-
 def _checked(pull: Pull) -> Pull:
     """Raises BqError if the disks have too little space for what is to come."""
     from bq.library.sources.space import check_space
 
-    is_made = pull.out.exists() or pull.unverified.exists()
-    is_only_fetched = pull.file is not None and pull.out == local_path(pull.folder, pull.file)
-    made = 0 if is_made or is_only_fetched else pull.size.bytes
+    is_made = pull.is_taken or pull.unverified.exists()
+    made = 0 if is_made or pull.is_in_download else pull.size.bytes
     if _disk_of(pull.folder) == _disk_of(pull.out.parent):
         check_space(pull.folder, pull.missing_bytes + made)
     else:
@@ -196,125 +279,9 @@ def free_bytes(folder: Path) -> int:
     return next((shutil.disk_usage(one).free for one in (folder, *folder.parents) if one.exists()), 0)
 
 
-def fetch(pull: Pull, watcher: Watcher) -> Path:
-    """Have the files here, each checked by its hash; the folder that holds them."""
-    return pull.source.fetch(pull.listing, pull.files, watcher)
-
-
-@contextmanager
-def alone(pull: Pull) -> Iterator[None]:
-    """No other bq makes the same file meanwhile. Raises BqError if one does."""
-    from bq.runtime.atomic_file import in_use
-
-    pull.out.parent.mkdir(parents=True, exist_ok=True)
-    with in_use(pull.out):
-        yield
-
-
-def convert(pull: Pull, folder: Path, threads: int, report: "Callable[[Progress], None]") -> Path:
-    """The converted file, not verified yet: under its name if it stands there already, else beside it."""
-    from bq.convert.convert import convert as write
-    from bq.convert.convert import prepare
-
-    if pull.out.exists():
-        return pull.out
-    if not pull.unverified.is_file():
-        conversion = prepare(folder, pull.mixture, name=pull.wanted.name)
-        with _changes_forgotten():
-            write(conversion, pull.unverified, threads, report=report, hashes=[*_hashes(pull, folder)])
-    return pull.unverified
-
-
-@contextmanager
-def _changes_forgotten() -> Iterator[None]:
-    """A file that changed since it was checked is fetched again by the next call."""
-    from bq.convert.file_hash import ChangedFile
-    from bq.library.sources.hashes import forget
-
-    try:
-        yield
-    except ChangedFile as error:
-        forget(error.path)
-        raise BqError(error.cause, say("Call it again to fetch it anew.", "请重试，将重新获取该文件。")) from None
-
-
-def _hashes(pull: Pull, folder: Path) -> "Iterator[FileHash]":
-    from bq.convert.file_hash import FileHash
-
-    for file in pull.files:
-        if file.digest is not None:
-            yield FileHash(local_path(folder, file), file.size, file.digest)
-
-
-def verify(path: Path, folder: Path, threads: int, progress: Callable[[float, str], None]) -> "Iterator[Check]":
-    """Every check of the file by itself, then the vocabulary and every tensor against the checkpoint."""
-    from bq.convert.verify.against import Against, check_against
-    from bq.convert.verify.file_checks import check_file
-
-    yield from check_file(path, threads, lambda part: progress(part, say("weights", "权重")))
-    yield from check_against(path, folder, Against(threads, tokens=0, progress=progress))
-
-
-def refuse(pull: Pull, path: Path, fault: str) -> BqError:
-    """The error for a file that did not pass; one that was made here now is thrown away."""
-    if path == pull.out:
-        return UsageError(
-            say(f"{path} is not what this checkpoint gives: {fault}", f"{path} 与此检查点不符：{fault}"),
-            say("Move it away, or give another name with -o.", "请把它移走，或用 -o 指定其他名称。"),
-        )
-    path.unlink(missing_ok=True)
-    return BqError(
-        say(f"{pull.out.name} did not come out right: {fault}", f"{pull.out.name} 未能正确生成：{fault}"),
-        say("It was thrown away. Call it again; report it if that does not help.", "已丢弃。请重试；若仍失败请报告。"),
-    )
-
-
 def taken(out: Path) -> UsageError:
     """The refusal of a name where something stands."""
     return UsageError(
         say(f"{out} exists already.", f"{out} 已存在。"),
         say("Move it away, or give another name with -o.", "请把它移走，或用 -o 指定其他名称。"),
     )
-
-
-def finish(pull: Pull, path: Path, folder: Path | None) -> Entry:
-    """Give a verified file its name and put it into the library; `folder` is its checkpoint, None if that does not stay."""
-    if path != pull.out:
-        if pull.out.exists():  # it may have appeared since the work began
-            raise taken(pull.out)
-        os.replace(path, pull.out)
-    for old in pull.out.parent.glob(f"{_escaped(pull.out.name)}.*{_UNVERIFIED}*"):  # of earlier commits
-        with suppress(OSError):
-            old.unlink()
-    return register(pull.out, origin=pull.origin, checkpoint=folder)
-
-
-def _escaped(name: str) -> str:
-    import glob
-
-    return glob.escape(name)
-
-
-def place(pull: Pull) -> Path:
-    """A fetched GGUF file at the place that was asked for: another link to it, or a copy on another disk."""
-    from bq.runtime.atomic_file import replacing
-
-    fetched = local_path(pull.folder, pull.files[0])
-    if pull.out == fetched:
-        return fetched
-    if pull.out.exists():
-        raise taken(pull.out)
-    try:
-        os.link(os.path.realpath(fetched), pull.out)
-    except FileExistsError:  # it appeared this moment
-        raise taken(pull.out) from None
-    except OSError:
-        with replacing(pull.out) as part:
-            shutil.copyfile(fetched, part)
-            _sync(part)
-    return pull.out
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())

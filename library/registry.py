@@ -57,6 +57,16 @@ def register(
         return _put(library, seen, name, origin, absolute(checkpoint) if checkpoint else None)
 
 
+def renew(old: Entry, path: Path, origin: Origin, checkpoint: Path) -> Entry:
+    """Let a model be another file from now on, that of a newer commit. Raises BqError for what is no whole GGUF file."""
+    seen = look(path)
+    with changing() as library:
+        known = next((one for one in library if one.name == old.name), None)
+        if known is not None and _of_path(library, seen.path) is None:
+            _replace(library, known, replace(known, path=seen.path))
+        return _put(library, seen, None, origin, absolute(checkpoint))
+
+
 def find(text: str) -> Entry | None:
     """The model that a name, a path, a file's name or a release's name means; of several mixtures the best (see names.best)."""
     from bq.runtime.host import host_memory
@@ -100,17 +110,17 @@ def used(path: Path) -> None:
             _replace(library, entry, replace(entry, last_used=now()))
 
 
-def rescan(folders: Iterable[Path] = ()) -> Scan:
-    """Look for models in bq's own folder, in these folders and those below, and for missing ones beside all that are known.
-
-    What is no GGUF file is passed over.
+def rescan(folders: Iterable[Path] = (), beside: Iterable[Path] = ()) -> Scan:
+    """Look for models in bq's own folder, in these folders and those below; for missing ones also beside all that are known,
+    and in the folders `beside`. What is no GGUF file is passed over.
     """
     before = {one.name: one for one in read_entries()[0]}
     given = dict.fromkeys([*_inside([models_folder()], deep=False), *_inside(folders, deep=True)])
     missing = [one for one in before.values() if one.is_missing]
-    beside = _inside({one.path.parent for one in before.values()}, deep=False) if missing else ()
+    places = dict.fromkeys([*(one.path.parent for one in before.values()), *beside])
     sizes = {one.size_bytes for one in missing}
-    wanted = dict.fromkeys([*given, *(path for path in beside if _size(path) in sizes)])
+    maybe_moved = (path for path in _inside(places, deep=False) if _size(path) in sizes) if missing else ()
+    wanted = dict.fromkeys([*given, *maybe_moved])
     known = {one.path for one in before.values() if _is_unchanged(one)}
     found = list(_seen(path for path in wanted if path not in known))
     with changing() as library:

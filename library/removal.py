@@ -4,21 +4,19 @@ Only files that bq made or downloaded into places of its own go by themselves; a
 """
 
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bq.library.downloads import SNAPSHOTS, is_snapshot, remove_download
 from bq.library.entry import Entry, Origin
 from bq.library.home import models_folder
+from bq.library.model_licences import drop_licences, keep_licences
 from bq.library.registry import entries, forget
 from bq.library.registry_file import changing
 from bq.library.sources.open import SOURCES
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
-
-_SNAPSHOTS = "snapshots"  # of the Hugging Face cache: models--OWNER--NAME/snapshots/COMMIT
-_DOWNLOADS = ("downloads", "modelscope")  # in bq's own folder: downloads/modelscope/OWNER/NAME/COMMIT
 
 
 @dataclass(frozen=True)
@@ -39,12 +37,17 @@ def plan_removal(entry: Entry, delete_file: bool = False, checkpoint: bool = Fal
 
 
 def remove(removal: Removal) -> None:
-    """The file goes first: what is interrupted is shown as missing, and can be removed again."""
-    for path in removal.files:
-        path.unlink(missing_ok=True)
+    """The checkpoint goes first: if it cannot, the model is as it was. What is interrupted later is shown as missing.
+
+    Raises BqError or OSError for what the system does not let go; what is still there stays in the library.
+    """
     if removal.checkpoint is not None:
         remove_checkpoint(removal.checkpoint)
+    for path in removal.files:
+        path.unlink(missing_ok=True)
     forget(removal.entry)
+    if removal.files and all(one.digest != removal.entry.digest for one in entries()):
+        drop_licences(removal.entry)
 
 
 def is_own(entry: Entry) -> bool:
@@ -65,17 +68,20 @@ def models_in(folder: Path, but: Entry) -> Sequence[Entry]:
     return [one for one in entries() if one.name != but.name and folder in one.path.parents]
 
 
+def made_from(folder: Path, but: Entry) -> Sequence[Entry]:
+    """The other models that were made from a checkpoint; they go on without it."""
+    return [one for one in entries() if one.name != but.name and one.checkpoint == folder]
+
+
 def remove_checkpoint(folder: Path) -> None:
-    """Remove a downloaded checkpoint, and what the library knows of it. Raises BqError if it cannot be."""
-    if _is_snapshot(folder) and folder.is_dir():
-        _remove_snapshot(folder)
-    elif (folder.parents[3].name, folder.parents[2].name) == _DOWNLOADS:
-        shutil.rmtree(folder, ignore_errors=True)
-    if folder.exists():
-        raise BqError(
-            say(f"The checkpoint {folder} could not be removed.", f"无法删除检查点 {folder}。"),
-            say("Remove it by hand.", "请手动删除。"),
-        )
+    """Remove a downloaded checkpoint, but for its licence texts where models made from it stay, and what the library knows of it.
+
+    Raises BqError if it cannot be.
+    """
+    for one in entries():
+        if one.checkpoint == folder and not one.is_missing and folder not in one.path.parents:
+            keep_licences(one.path, folder)
+    remove_download(folder)
     with changing() as library:
         library[:] = [replace(one, checkpoint=None) if one.checkpoint == folder else one for one in library]
 
@@ -108,30 +114,18 @@ def _files(entry: Entry) -> Iterator[Path]:
     from bq.runtime.evaluation.figures import figures_path
 
     blob = Path(os.path.realpath(entry.path))
-    if entry.checkpoint is not None and _is_snapshot(entry.checkpoint) and _is_only_link(entry.path, blob):
+    if entry.checkpoint is not None and is_snapshot(entry.checkpoint) and _is_only_link(entry.path, blob):
         yield blob
     yield from (path for path in (entry.path, figures_path(entry.path)) if os.path.lexists(path))
 
 
 def _is_only_link(path: Path, blob: Path) -> bool:
     """Whether nothing else of its repository needs the bytes that a link in a snapshot points to."""
-    repository = next((one.parent.parent for one in path.parents if _is_snapshot(one)), None)
+    repository = next((one.parent.parent for one in path.parents if is_snapshot(one)), None)
     if repository is None or not path.is_symlink() or blob.parent != Path(os.path.realpath(repository / "blobs")):
         return False
-    others = (one for one in (repository / _SNAPSHOTS).rglob("*") if one != path and one.is_symlink())
+    others = (one for one in (repository / SNAPSHOTS).rglob("*") if one != path and one.is_symlink())
     return all(os.path.realpath(one) != str(blob) for one in others)
-
-
-def _is_snapshot(folder: Path) -> bool:
-    return folder.parent.name == _SNAPSHOTS and folder.parent.parent.name.startswith("models--")
-
-
-def _remove_snapshot(folder: Path) -> None:
-    """Through the cache's own library, which knows what other revisions share with it."""
-    from huggingface_hub import scan_cache_dir
-
-    cache = scan_cache_dir(folder.parents[2])
-    cache.delete_revisions(folder.name).execute()
 
 
 def _size(paths: Iterable[Path]) -> int:

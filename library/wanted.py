@@ -1,6 +1,7 @@
 """What a person means who asks for a model by name: which repository, at which revision, and in which mixture.
 
-Nothing here touches the network; a release that cannot be converted is refused before a byte of it is fetched.
+Nothing here touches the network; a release that cannot be converted is refused before a byte of it is fetched. One that
+converts and only cannot be run here is not.
 """
 
 import re
@@ -60,7 +61,7 @@ def wanted(text: str, revision: str | None = None) -> Wanted:
     name, _, tag = text.partition(":")
     release = named_release(name)
     if release is not None:
-        _refuse_unsupported(release)
+        _refuse_inconvertible(release)
         return Wanted(
             release.repository, revision or (None if release.revision == "main" else release.revision), release, tag
         )
@@ -88,8 +89,8 @@ def same_repository(one: str, other: str) -> bool:
     return one.casefold() == other.casefold()
 
 
-def _refuse_unsupported(release: Release) -> None:
-    if not release.supported:
+def _refuse_inconvertible(release: Release) -> None:
+    if not release.supported and release.layout is None:
         raise UsageError(f"{release.name}: {say(*release.reason)}", say(*release.remedy))
 
 

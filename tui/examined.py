@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bq.runtime.errors import BqError
+from bq.runtime.errors import BqError, UsageError
 from bq.tui.quality import Listed, listed
 
 _FILE = "files.json"
@@ -40,7 +40,7 @@ def _examine(path: Path) -> Listed:
         check_structure(file)
         return listed(file, None)
     except BqError as error:
-        return Listed(path, error=str(error))
+        return Listed(path, error=str(error), cannot_run=isinstance(error, UsageError))
 
 
 def _kept(path: Path, kept: dict[str, Any]) -> Listed | None:

@@ -4,6 +4,7 @@ import sys
 import threading
 
 from bq.runtime.language import say
+from bq.tui.harmless import one_line
 from bq.tui.progress import Redrawn, bar, time_left
 
 
@@ -32,7 +33,7 @@ class FetchLine(Redrawn):
         """A line that stays, such as what is waited for."""
         with self._lock:
             self.clear()
-            print(text, file=sys.stderr)
+            print(one_line(text), file=sys.stderr)
 
     def _describe(self, done: int, seconds: float) -> str:
         rate = max(0, done - self._here) / seconds if seconds else 0.0

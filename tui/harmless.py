@@ -14,3 +14,8 @@ _CONTROLS_IN_TEXT = re.compile(f"[{CONTROLS}]")
 def clean(text: str) -> str:
     """The text with line breaks as newlines, and without control characters other than newline and tab."""
     return _CONTROLS_IN_TEXT.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def one_line(text: str) -> str:
+    """The text in one line, for what a hub, a file's name or an error says: it can add no line of its own to what is shown."""
+    return "".join(filter(str.isprintable, " ".join(text.split())))

@@ -6,8 +6,8 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from bq.runtime.language import say
-from bq.tui.harmless import clean
-from bq.tui.quality import Listed, as_data
+from bq.tui.harmless import one_line
+from bq.tui.quality import Listed, as_data, unusable
 from bq.tui.table import size_text, table
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def library() -> list[Kept]:
 
 
 def library_text(kept: Sequence[Kept]) -> str:
-    """The table of those that are here; below it those that are broken or missing."""
+    """The table of those that are here; below it those that cannot be run, are broken, or missing."""
     from bq.runtime.evaluation.figures import describe
 
     head = (
@@ -47,9 +47,9 @@ def library_text(kept: Sequence[Kept]) -> str:
     sound = [(one.entry, one.file) for one in kept if one.file is not None and not one.file.error]
     rows = [
         (
-            clean(entry.name),
+            one_line(entry.name),
             file.variant,
-            clean(file.mixture),
+            one_line(file.mixture),
             size_text(file.size_bytes),
             describe(file.figures) if file.figures else "-",
             _day(entry.last_used),
@@ -57,10 +57,8 @@ def library_text(kept: Sequence[Kept]) -> str:
         for entry, file in sound
     ]
     parts = [table(head, rows, right=(3,))] if rows else []
-    broken = [f"  {clean(one.entry.name)}: {one.file.error}" for one in kept if one.file and one.file.error]
-    if broken:
-        parts.append("\n".join([say("Broken:", "损坏："), *broken]))
-    missing = [f"  {clean(one.entry.name)}: {clean(str(one.entry.path))}" for one in kept if one.file is None]
+    parts += unusable([(one.entry.name, one.file) for one in kept if one.file is not None])
+    missing = [f"  {one_line(one.entry.name)}: {one_line(str(one.entry.path))}" for one in kept if one.file is None]
     if missing:
         parts.append("\n".join([_missing_head(), *missing]))
     return "\n\n".join(parts)
@@ -68,8 +66,8 @@ def library_text(kept: Sequence[Kept]) -> str:
 
 def _missing_head() -> str:
     return say(
-        "Missing (`bq import FOLDER` finds what was moved there, `bq rm NAME` forgets one):",
-        "缺失（`bq import 文件夹` 可找回移动过的文件，`bq rm 名称` 可移除）：",
+        "Missing (`bq list --rescan [FOLDER]` finds what was moved there or here, `bq rm NAME` forgets one):",
+        "缺失（`bq list --rescan [文件夹]` 可找回移动到那里或当前文件夹的文件，`bq rm 名称` 可移除）：",
     )
 
 

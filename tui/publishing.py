@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bq.runtime.language import say
-from bq.tui.harmless import clean
+from bq.tui.harmless import one_line
 from bq.tui.table import size_text, table
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def plan_text(plan: "Plan", there: "Repository | None" = None) -> str:
     """Where to, the files with their sizes, the licence; `there` is what the hub has already, None if it was not asked."""
     head = (say("FILE", "文件"), say("SIZE", "大小"), say("FROM", "来源"))
-    rows = [(clean(item.name), size_text(item.size_bytes), _source(item.source)) for item in plan.items]
+    rows = [(one_line(item.name), size_text(item.size_bytes), _source(item.source)) for item in plan.items]
     licence = plan.facts.licence
     return "\n".join(
         [
@@ -49,7 +49,7 @@ def _source(source: object) -> str:
     """Where a file comes from; of a link also what it points to, for that is what will be sent."""
     if not isinstance(source, Path):
         return say("written by bq card", "由 bq card 生成")
-    return clean(f"{source} -> {source.resolve()}" if source.is_symlink() else str(source))
+    return one_line(f"{source} -> {source.resolve()}" if source.is_symlink() else str(source))
 
 
 def plan_data(plan: "Plan") -> dict[str, Any]:

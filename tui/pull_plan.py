@@ -10,7 +10,7 @@ import click
 from bq.runtime.errors import UsageError
 from bq.runtime.language import say
 from bq.tui.fetch_line import amount
-from bq.tui.harmless import clean
+from bq.tui.harmless import one_line
 from bq.tui.progress import Redrawn
 from bq.tui.table import table
 
@@ -32,7 +32,7 @@ def asking(repository: str) -> "Iterator[Watcher]":
 
     def note(text: str) -> None:
         line.clear()
-        _note(clean(text))
+        _note(one_line(text))
 
     line.draw(lambda _: say(f"Asking for {repository} …", f"正在查询 {repository} ……"), is_last=True)
     try:
@@ -48,8 +48,8 @@ def tell_plan(pull: "Pull") -> None:
     where = say(", ", "，").join(
         filter(None, (listing.repository, commit, say(f"from {listing.source}", f"来自 {listing.source}")))
     )
-    _note(clean(where))
-    _note(table(("", ""), [(name, clean(text)) for name, text in _rows(pull)]).lstrip("\n"))
+    _note(one_line(where))
+    _note(table(("", ""), [(name, one_line(text)) for name, text in _rows(pull)]).lstrip("\n"))
 
 
 def _rows(pull: "Pull") -> Iterator[tuple[str, str]]:
@@ -64,10 +64,35 @@ def _rows(pull: "Pull") -> Iterator[tuple[str, str]]:
     yield say("to", "存放"), str(pull.folder)
     if pull.file is None:
         yield say("result", "结果"), f"{size_phrase(pull.size)}, {pull.mixture}: {pull.out}"
+    elif not pull.is_in_download:
+        yield say("result", "结果"), str(pull.out)
+    yield from _replaced_rows(pull)
     yield say("free", "空闲"), amount(free_bytes(pull.folder)) + _other_disk(pull)
     yield from memory_rows(pull.wanted.release, pull.size)
+    yield from run_rows(pull.wanted.release)
     page = PAGES.get(pull.listing.source, "").format(pull.listing.repository)
     yield from licence_rows(pull.wanted.release, pull.listing.licence, page)
+
+
+def _replaced_rows(pull: "Pull") -> Iterator[tuple[str, str]]:
+    """The model of an earlier commit, which stays until the new one is verified."""
+    if pull.replaces is None:
+        return
+    path, origin = pull.replaces.path, pull.replaces.source
+    commit = origin.commit[:8] if origin is not None else ""
+    yield (
+        say("replaces", "替换"),
+        say(
+            f"{pull.replaces.name} of commit {commit}, once it is verified: {path}",
+            f"提交 {commit} 的 {pull.replaces.name}，核对通过后：{path}",
+        ),
+    )
+
+
+def run_rows(release: "Release | None") -> Iterator[tuple[str, str]]:
+    """A warning where a model converts and llama.cpp cannot run it."""
+    if release is not None and not release.supported:
+        yield say("to run", "运行"), f"{say(*release.reason)} {say(*release.remedy)}"
 
 
 def size_phrase(size: "Size") -> str:
@@ -101,11 +126,12 @@ def _other_disk(pull: "Pull") -> str:
 
 
 def licence_rows(release: "Release | None", licence: str | None, page: str) -> Iterator[tuple[str, str]]:
-    from bq.library.licence import Licence
+    from bq.library.licence import Licence, printable
 
     name = release.licence if release is not None else licence or ""
     found = Licence(release.licence_id if release is not None else name.lower(), name, page)
-    yield say("licence", "许可"), ": ".join(filter(None, (found.name or say("not stated", "未注明"), page)))
+    shown = printable(found.name) or say("not stated", "未注明")
+    yield say("licence", "许可"), ": ".join(filter(None, (shown, page)))
     yield "", found.duty.here
 
 

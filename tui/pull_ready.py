@@ -8,7 +8,7 @@ import click
 
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
-from bq.tui.harmless import clean
+from bq.tui.harmless import one_line
 
 if TYPE_CHECKING:
     from bq.convert.repair.repair import Repair
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
 
 def take_ready(pull: "Pull", folder: Path, keep_download: bool, repair: bool | None) -> "Entry":
     """Check, repair if that is wanted, register. Raises BqError for a file that cannot be used."""
-    from bq.library.pull import place
-    from bq.library.registry import register
+    from bq.library.pull_steps import as_published, enter, place
     from bq.library.sources.source import local_path
-    from bq.tui.pulling import drop_checkpoint, tell_done
+    from bq.tui.pulling import drop_checkpoint, leave_replaced, tell_done
 
     fetched = local_path(folder, pull.files[0])
-    faults = _faults(fetched)
+    with as_published(pull):
+        faults = _faults(fetched)
     plan = _repair_plan(fetched) if faults else None
     for fault in faults:
-        _note(say("Fault: ", "问题：") + clean(fault))
+        _note(say("Fault: ", "问题：") + one_line(fault))
     if plan is not None and _wants_repair(plan, repair):
-        path = _repair(plan, _repaired_path(pull))
-        entry = register(path, origin=pull.origin, checkpoint=folder)
-        if not keep_download:
-            drop_checkpoint(entry, folder)
+        entry = enter(pull, _repair(plan, _repaired_path(pull), pull.replaces is not None), folder)
     else:
-        entry = register(place(pull), origin=pull.origin, checkpoint=folder)
+        entry = enter(pull, place(pull), folder)
         if faults:
             _note(_later(entry.name))
+    if not keep_download:
+        drop_checkpoint(entry, folder)
+    leave_replaced(pull, entry, keep_download)
     tell_done(entry)
     return entry
 
@@ -82,24 +82,22 @@ def _repaired_path(pull: "Pull") -> Path:
     """Beside bq's other models, or where it was asked for. Raises UsageError if something stands there."""
     from bq.library.home import models_folder
     from bq.library.pull import taken
-    from bq.library.sources.source import local_path
 
-    is_given = pull.out != local_path(pull.folder, pull.files[0])
-    out = pull.out if is_given else models_folder() / Path(pull.files[0].path).name
+    out = models_folder() / Path(pull.files[0].path).name if pull.is_in_download else pull.out
     out.parent.mkdir(parents=True, exist_ok=True)
-    if out.exists():
+    if out.exists() and (pull.replaces is None or out != pull.out):
         raise taken(out)
     return out
 
 
-def _repair(plan: "Repair", out: Path) -> Path:
+def _repair(plan: "Repair", out: Path, force: bool) -> Path:
     from bq.convert.repair.repair import repair
     from bq.runtime.cpu import usable_cores
     from bq.tui.progress import ProgressLine
 
     progress = ProgressLine()
     try:
-        done = repair(plan, out, usable_cores(), report=progress)
+        done = repair(plan, out, usable_cores(), force, report=progress)
     finally:
         progress.clear()
     _note(say("Repaired: ", "已修复：") + say("; ", "；").join(one.here for one in done.checked) + say(".", "。"))

@@ -9,7 +9,7 @@ import click
 
 from bq.runtime.language import say
 from bq.tui.fetch_line import FetchLine, amount
-from bq.tui.harmless import clean
+from bq.tui.harmless import one_line
 from bq.tui.progress import Redrawn, bar
 from bq.tui.pull_plan import PAGES, asking, has_terminal, licence_rows, memory_rows, size_phrase
 from bq.tui.table import size_text, table
@@ -47,9 +47,12 @@ def offer(text: str) -> Path | None:
     from bq.library.sources.offline import is_offline
     from bq.library.sources.open import open_source
     from bq.library.wanted import mixture_of, named_release, usual_mixture, wanted
+    from bq.tui.commands.offline_option import is_offline_asked
 
+    if is_offline() or is_offline_asked() or not has_terminal():
+        return None
     release = named_release(text.partition(":")[0])
-    if release is None or not release.supported or release.layout is None or is_offline() or not has_terminal():
+    if release is None or not release.supported or release.layout is None:
         return None
     want = wanted(text)
     mixture = mixture_of(want.tag) if want.tag else usual_mixture(release)
@@ -86,26 +89,27 @@ def _offer_rows(release: "Release", weights: int, mixture: str) -> Iterator[tupl
 
 def carry_out(pull: "Pull", keep_checkpoint: bool = True, repair: bool | None = None) -> "Entry":
     """Fetch, convert, verify, register; a ready file is checked, and repaired if `repair` or the person says so (None: ask)."""
+    from bq.library.pull_steps import alone, finish, make_room
     from bq.tui.pull_ready import take_ready
 
+    make_room(pull)
     folder = fetch(pull)
     if pull.file is not None:
         return take_ready(pull, folder, keep_checkpoint, repair)
-    from bq.library.pull import alone, finish
-
     with alone(pull):
         path = _convert(pull, folder)
         _verify(pull, path, folder)
         entry = finish(pull, path, folder)
     if not keep_checkpoint:
         drop_checkpoint(entry, folder)
+    leave_replaced(pull, entry, keep_checkpoint)
     tell_done(entry)
     return entry
 
 
 def fetch(pull: "Pull") -> Path:
     """Download what is missing, showing how far it is."""
-    from bq.library.pull import fetch as fetch_files
+    from bq.library.pull_steps import fetch as fetch_files
     from bq.library.sources.source import Watcher
     from bq.tui.answer import stop_on_interrupt
 
@@ -128,11 +132,11 @@ def fetch(pull: "Pull") -> Path:
 
 
 def _convert(pull: "Pull", folder: Path) -> Path:
-    from bq.library.pull import convert
+    from bq.library.pull_steps import convert
     from bq.runtime.cpu import usable_cores
     from bq.tui.progress import ProgressLine
 
-    if pull.out.exists() or pull.unverified.exists():
+    if pull.is_taken or pull.unverified.exists():
         _note(say("It is converted already.", "已经转换过。"))
     else:
         _note(say(f"Converting to {pull.mixture} …", f"正在转换为 {pull.mixture} ……"))
@@ -145,7 +149,7 @@ def _convert(pull: "Pull", folder: Path) -> Path:
 
 def _verify(pull: "Pull", path: Path, folder: Path) -> None:
     """Raises BqError for a file that is not what the checkpoint says."""
-    from bq.library.pull import refuse, verify
+    from bq.library.pull_steps import refuse, verify
     from bq.runtime.cpu import usable_cores
 
     _note(say("Verifying against the checkpoint …", "正在与检查点核对……"))
@@ -154,7 +158,7 @@ def _verify(pull: "Pull", path: Path, folder: Path) -> None:
     failure = next((one for one in checks if one.verdict == "failure"), None)
     if failure is not None:
         raise refuse(pull, path, failure.text)
-    _note(clean(_proof(checks)))
+    _note(one_line(_proof(checks)))
 
 
 def _proof(checks: "list[Check]") -> str:
@@ -195,8 +199,26 @@ def drop_checkpoint(entry: "Entry", folder: Path) -> None:
     _note(say(f"Removed the checkpoint: {size_text(size)} freed.", f"已删除检查点：释放 {size_text(size)}。"))
 
 
+def leave_replaced(pull: "Pull", entry: "Entry", keep: bool) -> None:
+    """The download of the commit that was replaced: removed where downloads are, else its place is told."""
+    from bq.library.registry import entries
+
+    old = None if pull.replaces is None else pull.replaces.checkpoint
+    if old is None or old == entry.checkpoint or not old.is_dir():
+        return
+    if keep or any(one.checkpoint == old or old in one.path.parents for one in entries()):
+        _note(say(f"The download of the earlier commit stays: {old}", f"较早提交的下载仍保留：{old}"))
+    else:
+        drop_checkpoint(entry, old)
+
+
 def tell_done(entry: "Entry") -> None:
-    """Its name on stdout, and how to talk to it."""
+    """How to talk to it, or why that cannot be done here."""
+    from bq.library.pull_steps import why_not_here
+
+    if (reason := why_not_here(entry.path)) is not None:
+        _note(reason)
+        return
     ways = {"base": f'bq complete -m {entry.name} "…"', "instruct": f'bq run -m {entry.name} "…"'}
     _note(say("Try it: ", "试用：") + ways.get(entry.variant, f"bq chat {entry.name}"))
 

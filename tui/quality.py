@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bq.runtime.language import say
-from bq.tui.harmless import clean
+from bq.tui.harmless import clean, one_line
 from bq.tui.table import size_text, table
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _MANY = 1000  # from there on a perplexity is shown without decimals
 
 @dataclass(frozen=True)
 class Listed:
-    """A model file and its figures, or why it is none."""
+    """A model file and its figures, or why it is none; `cannot_run`: it is sound, but bq or llama.cpp does not run its kind."""
 
     path: Path
     name: str = ""
@@ -31,6 +31,7 @@ class Listed:
     bits_per_weight: float = 0.0
     figures: "Figures | None" = None
     error: str = ""
+    cannot_run: bool = False
 
 
 def listed(file: "GgufFile", figures: "Figures | None") -> Listed:
@@ -99,7 +100,7 @@ def measured_on(files: Sequence[Listed]) -> str:
 
 
 def listing(files: Sequence[Listed]) -> str:
-    """The table of `bq list`; below it the files that are broken, each with its reason."""
+    """The table of `bq list`; below it the files that cannot be run or are broken, each with its reason."""
     from bq.runtime.evaluation.figures import describe
 
     sound = [one for one in files if not one.error]
@@ -114,8 +115,8 @@ def listing(files: Sequence[Listed]) -> str:
     )
     rows = [
         (
-            clean(str(one.path)),
-            clean(one.name),
+            one_line(str(one.path)),
+            one_line(one.name),
             one.variant,
             one.mixture,
             size_text(one.size_bytes),
@@ -125,8 +126,18 @@ def listing(files: Sequence[Listed]) -> str:
         for one in sound
     ]
     parts = [table(head, rows, right=(4, 5))] if rows else []
-    broken = "\n".join(f"  {clean(str(one.path))}: {one.error}" for one in files if one.error)
-    return "\n\n".join([*parts, *([say("Broken:", "损坏：") + "\n" + broken] if broken else [])])
+    return "\n\n".join([*parts, *unusable([(str(one.path), one) for one in files])])
+
+
+def unusable(named: Sequence[tuple[str, Listed]]) -> list[str]:
+    """The sound files that cannot be run here, and the broken ones, each with its reason."""
+    parts = []
+    for cannot_run, head in ((True, say("Cannot run here:", "无法在此运行：")), (False, say("Broken:", "损坏："))):
+        lines = [
+            f"  {one_line(name)}: {one.error}" for name, one in named if one.error and one.cannot_run == cannot_run
+        ]
+        parts += ["\n".join([head, *lines])] if lines else []
+    return parts
 
 
 def _names(files: Sequence[Listed]) -> list[str]:

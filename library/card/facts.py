@@ -7,6 +7,8 @@ from pathlib import Path
 
 from bq.library.export.settings import Settings, settings_of
 from bq.library.licence import Licence, licence_of, printable
+from bq.library.registry import at
+from bq.runtime.adapters import merged_adapters
 from bq.runtime.errors import UsageError
 from bq.runtime.evaluation.figures import Figures, best_figures
 from bq.runtime.gguf_file import GgufFile, read_gguf
@@ -17,6 +19,7 @@ from bq.runtime.structure import check_structure
 
 _HUB = "https://huggingface.co/"
 _MOST_LANGUAGES, _LONGEST_LANGUAGE = 16, 12
+_MOST_ADAPTERS = 16
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class CardFacts:
     """`settings` are those of the first file. `base_model` is a repository, `relation` what these files are to it.
 
     `norm_head` is "folded", "none" or "" where the file does not say. `made_by` is the version of bq, "" for other programs.
+    `adapters` were merged into the weights, NAME or NAME:WEIGHT each.
     """
 
     settings: Settings
@@ -52,6 +56,7 @@ class CardFacts:
     norm_head: str
     norm_head_reason: str
     made_by: str
+    adapters: tuple[str, ...] = ()
 
 
 def read_facts(paths: Sequence[Path], licences: Sequence[Path], base_model: str | None = None) -> CardFacts:
@@ -61,6 +66,7 @@ def read_facts(paths: Sequence[Path], licences: Sequence[Path], base_model: str 
     first, settings = files[0], every[0]
     _refuse_mixed(files, every)
     base, relation = _base(first)
+    adapters = _adapters(first)
     return CardFacts(
         settings=settings,
         generation=generation_of(first) if settings.architecture == "baichuan" else None,
@@ -70,17 +76,22 @@ def read_facts(paths: Sequence[Path], licences: Sequence[Path], base_model: str 
         licence=licence_of(first),
         licence_files=tuple(licences),
         base_model=base_model or base,
-        relation="quantized" if base_model else relation,
+        relation="finetune" if adapters else "quantized" if base_model else relation,
         norm_head=first.text("bq.norm_head") if first.text("bq.norm_head") in ("folded", "none") else "",
         norm_head_reason=printable(first.text("bq.norm_head.reason")),
         made_by=printable(first.text("bq.version")),
+        adapters=adapters,
     )
+
+
+def _adapters(file: GgufFile) -> tuple[str, ...]:
+    return tuple(map(printable, merged_adapters(file)[:_MOST_ADAPTERS]))
 
 
 def _refuse_mixed(files: Sequence[GgufFile], every: Sequence[Settings]) -> None:
     """Raises UsageError for files that are not one model in several mixtures."""
     kinds = [
-        (one.name, one.variant, one.form, one.architecture, one.user, _weights(file))
+        (one.name, one.variant, one.form, one.architecture, one.user, _weights(file), _adapters(file))
         for file, one in zip(files, every, strict=True)
     ]
     for one, kind in zip(every, kinds, strict=True):
@@ -119,8 +130,10 @@ def _facts(file: GgufFile, mixture: str) -> FileFacts:
 
 
 def _base(file: GgufFile) -> tuple[str, str]:
-    """The repository of the weights that were quantized; of a fine-tune without one that of the model it was tuned from."""
-    own = _repository(file.text("general.source.repo_url"))
+    """The repository of the weights that were quantized, which the library knows of what was pulled; of a fine-tune without one
+    that of the model it was tuned from.
+    """
+    own = _repository(file.text("general.source.repo_url")) or _pulled_from(file.path)
     if own:
         return own, "quantized"
     tuned = _repository(file.text("general.base_model.0.repo_url"))
@@ -128,6 +141,14 @@ def _base(file: GgufFile) -> tuple[str, str]:
         return tuned, "finetune"
     release = find_release(file.text("general.name")) if not file.text("bq.version") else None
     return (release.repository, "quantized") if release else ("", "")
+
+
+def _pulled_from(path: Path) -> str:
+    """The repository of the hub whose checkpoint was pulled and converted, "" if none was."""
+    entry = at(path)
+    origin = entry.source if entry is not None else None
+    is_converted = origin is not None and origin.source == "hf" and origin.file is None
+    return _repository(f"{_HUB}{origin.repository}") if origin is not None and is_converted else ""
 
 
 def _repository(address: str) -> str:

@@ -29,9 +29,15 @@ def intro(facts: CardFacts, tell: Tell) -> str:
         "chat": tell("a Chat model", "Chat 模型"),
     }[settings.variant]
     size = f"{facts.weights / 1e9:.3g} billion" if facts.weights >= 1e9 else f"{facts.weights / 1e6:.3g} million"
+    merged = [code(one) for one in facts.adapters]
+    tuned = tell(
+        f" with the LoRA adapter{'s' * (len(merged) != 1)} {', '.join(merged)} merged into the weights",
+        f"（已将 LoRA 适配器 {'、'.join(merged)} 合并到权重中）",
+    )
+    tuned = tuned if merged else ""
     return tell(
-        f"GGUF files of {origin}, {kind}: {size} weights, a context of {settings.context:,} tokens.",
-        f"{origin} 的 GGUF 文件。{kind}：{facts.weights / 1e8:.3g} 亿个权重，上下文 {settings.context:,} 个词元。",
+        f"GGUF files of {origin}{tuned}, {kind}: {size} weights, a context of {settings.context:,} tokens.",
+        f"{origin}{tuned} 的 GGUF 文件。{kind}：{facts.weights / 1e8:.3g} 亿个权重，上下文 {settings.context:,} 个词元。",
     )
 
 
@@ -105,10 +111,10 @@ def _faithful(facts: CardFacts, tell: Tell) -> Iterator[str]:
             "Token types and flags give the ids of the release's tokenizer, and the role pieces are control tokens.",
             "词元类型与标志使文本得到与原版分词器相同的 id，角色词元为控制词元。",
         )
-    name = facts.files[0].path.name
+    name, against = facts.files[0].path.name, code(" ".join(["--against CHECKPOINT", *_adapter_options(facts)]))
     yield tell(
-        f"Check it yourself: `bq verify` with {code(name)}, and `--against CHECKPOINT` to compare every tensor with the release.",
-        f"可自行检查：对 {code(name)} 运行 `bq verify`；加上 `--against CHECKPOINT` 可与原版逐张量比较。",
+        f"Check it yourself: `bq verify` with {code(name)}, and {against} to compare every tensor with the release.",
+        f"可自行检查：对 {code(name)} 运行 `bq verify`；加上 {against} 可与原版逐张量比较。",
     )
 
 
@@ -117,12 +123,16 @@ def made(facts: CardFacts, tell: Tell) -> str:
     if not facts.made_by:
         return tell("Made by another program than bq.", "由 bq 以外的程序生成。")
     source = facts.base_model.split("/")[-1] if facts.relation == "quantized" else "CHECKPOINT"
-    lines = [" ".join(["bq convert", source, *_options(one)]) for one in facts.files]
+    lines = [" ".join(["bq convert", source, *_adapter_options(facts), *_options(one)]) for one in facts.files]
     return (
         tell(f"With bq {plain(facts.made_by)}:", f"使用 bq {plain(facts.made_by)}：")
         + "\n\n"
         + block("\n".join(lines), "sh")
     )
+
+
+def _adapter_options(facts: CardFacts) -> Iterator[str]:
+    return (f"--adapter {_quoted(one)}" for one in facts.adapters)
 
 
 def _options(one: FileFacts) -> Iterator[str]:

@@ -31,6 +31,7 @@ _WAIT_SECONDS = 0.25
 class Target:
     """A file to fetch: from where, its final path, the part file beside it, and the lock that other programs heed too."""
 
+    source: str
     file: RemoteFile
     url: str
     path: Path
@@ -81,7 +82,7 @@ def _download(target: Target, patience: Patience, watcher: Watcher) -> None:
 
 def _fill(target: Target, patience: Patience, watcher: Watcher) -> None:
     farthest = _Farthest(target.part.stat().st_size if target.part.exists() else 0)
-    persist(lambda: _go_on(target, farthest, watcher), patience, watcher)
+    persist(lambda: _go_on(target, farthest, watcher), patience, watcher, target.source, lambda: farthest.size > 0)
 
 
 @dataclass

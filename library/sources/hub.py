@@ -25,6 +25,7 @@ from bq.library.sources.source import (
     check_repository,
     check_revision,
     is_commit,
+    one_line,
     remote_file,
 )
 from bq.library.sources.space import check_space, writing_to
@@ -62,7 +63,7 @@ class Hub:
                 raise not_here(repository, str(hub_cache()))
             return cached
         endpoint = self.endpoint
-        info = persist(lambda: self._info(endpoint, repository, revision), self.patience, watcher)
+        info = persist(lambda: self._info(endpoint, repository, revision), self.patience, watcher, self.name)
         files = _files(info)
         if not is_commit(info.sha) or (info.siblings and not files):
             raise _strange(endpoint, repository)
@@ -131,7 +132,7 @@ class Hub:
         url = f"{self.endpoint}/{cached.repository}/resolve/{commit}/{quote(file.path)}"
         path = cached.bytes_of(commit, file)
         headers = {key: value for key, value in build_hf_headers(library_name="bq").items() if value}
-        return Target(file, url, path, _part(cached, file), cached.lock(file.digest), headers)
+        return Target(self.name, file, url, path, _part(cached, file), cached.lock(file.digest), headers)
 
     def _cached(self, listing: Listing) -> CachedRepository:
         return CachedRepository(hub_cache(), check_repository(listing.repository))
@@ -160,7 +161,7 @@ def _licence(info: "ModelInfo") -> str | None:
     name = card.get("license")
     if name == "other":
         name = card.get("license_name") or name
-    return name if isinstance(name, str) and name else None
+    return one_line(name)
 
 
 def _no_repository(endpoint: str, repository: str) -> BqError:

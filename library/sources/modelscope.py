@@ -12,9 +12,11 @@ cannot be, the listing itself, by its hash, stands for the commit; files that ch
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -34,6 +36,7 @@ from bq.library.sources.source import (
     check_revision,
     is_commit,
     local_path,
+    one_line,
     remote_file,
 )
 from bq.library.sources.space import check_space, writing_to
@@ -42,6 +45,8 @@ from bq.runtime.atomic_file import part_path, replacing
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
 
+_FOLDERS = ("downloads", "modelscope")  # in bq's own folder: downloads/modelscope/OWNER/NAME/COMMIT
+_LOCKS = ".locks"
 DEFAULT_ENDPOINT = "https://www.modelscope.cn"
 _MASTER = "master"
 _MOST_ANSWER_BYTES = 32 << 20
@@ -86,12 +91,12 @@ class ModelScope:
             licence = self._ask(f"/api/v1/models/{repository}", repository, watcher).get("License")
         except BqError:
             return None
-        return licence if isinstance(licence, str) and licence else None
+        return one_line(licence)
 
     def _ask(self, path: str, what: str, watcher: Watcher) -> dict[str, Any]:
         """`Data` of an answer of the interface."""
         say_nothing_home()
-        body = persist(lambda: self._read(path, what), self.patience, watcher)
+        body = persist(lambda: self._read(path, what), self.patience, watcher, self.name)
         try:
             answer = json.loads(body)
             data = answer["Data"] if answer["Success"] else None
@@ -143,9 +148,9 @@ class ModelScope:
         asked = listing.revision if _is_content_name(listing) else listing.commit
         query = urlencode({"Revision": asked, "FilePath": file.path})
         path = local_path(self.folder(listing), file)
-        lock = _downloads(listing.repository) / ".locks" / f"{listing.commit}-{quote(file.path, safe='')}.lock"
+        lock = _downloads(listing.repository) / _LOCKS / f"{listing.commit}-{quote(file.path, safe='')}.lock"
         url = f"{self.endpoint}/api/v1/models/{listing.repository}/repo?{query}"
-        return Target(file, url, path, part_path(path), lock, _headers())
+        return Target(self.name, file, url, path, part_path(path), lock, _headers())
 
 
 def _tell_unchecked(files: Iterable[RemoteFile], watcher: Watcher) -> None:
@@ -167,7 +172,7 @@ def _headers() -> dict[str, str]:
 
 def _downloads(repository: str) -> Path:
     owner, name = check_repository(repository).split("/")
-    return home() / "downloads" / "modelscope" / owner / name
+    return home().joinpath(*_FOLDERS, owner, name)
 
 
 def _commit(revision: str, data: Mapping[str, Any], blobs: list[dict[str, Any]]) -> str | None:
@@ -208,12 +213,42 @@ def _kept(repository: str, revision: str) -> Listing:
     """The listing of the last fetch. Raises BqError if there was none."""
     path = _downloads(repository) / f"{quote(revision, safe='')}{_LISTING}"
     try:
-        with path.open("rb") as source:
-            data = json.loads(source.read(_MOST_ANSWER_BYTES))
+        data = _read_listing(path)
         files = tuple(file for file in (remote_file(*one) for one in data["files"]) if file is not None)
-        return Listing("modelscope", repository, revision, str(data["commit"]), files, data["licence"])
+        return Listing("modelscope", repository, revision, str(data["commit"]), files, one_line(data["licence"]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise not_here(repository, str(path.parent)) from None
+
+
+def _read_listing(path: Path) -> Any:
+    with path.open("rb") as source:
+        return json.loads(source.read(_MOST_ANSWER_BYTES))
+
+
+def is_download(folder: Path) -> bool:
+    """Whether this is where the files of a commit are downloaded to."""
+    return len(folder.parents) > 3 and (folder.parents[3].name, folder.parents[2].name) == _FOLDERS
+
+
+def remove_download(folder: Path) -> None:
+    """Remove the files of a commit with their locks and the listings that mean it; and the folders above that are empty then."""
+    repository = folder.parent
+    listings = [*_listings_of(folder)]
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        return
+    for path in (*listings, *(repository / _LOCKS).glob(f"{escape(folder.name)}-*.lock")):
+        path.unlink(missing_ok=True)
+    for empty in (repository / _LOCKS, repository, repository.parent):
+        with suppress(OSError):  # it is not empty
+            empty.rmdir()
+
+
+def _listings_of(folder: Path) -> Iterator[Path]:
+    for path in folder.parent.glob(f"*{_LISTING}"):
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            if _read_listing(path)["commit"] == folder.name:
+                yield path
 
 
 def _no_revision(repository: str, revision: str) -> BqError:

@@ -18,6 +18,7 @@ from bq.runtime.language import say
 MOST_FILES = 20_000  # of a repository; the largest release of a language model has some hundred
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
+_LONGEST = 200  # characters that a source says of a licence
 _HEX = re.compile(r"[0-9a-f]+")
 _DEVICE = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\..*)?", re.IGNORECASE)  # on Windows, in any folder
 
@@ -138,6 +139,13 @@ def remote_file(path: object, size: object, sha256: object = None, git_sha1: obj
 def is_hash(text: object, digits: int) -> bool:
     """Whether `text` is so many hexadecimal digits."""
     return isinstance(text, str) and len(text) == digits and _HEX.fullmatch(text) is not None
+
+
+def one_line(text: object) -> str | None:
+    """What a source says in words, as one line of bounded length; None for nothing."""
+    if not isinstance(text, str):
+        return None
+    return "".join(filter(str.isprintable, " ".join(text[:_LONGEST].split()))) or None
 
 
 def _is_inside(path: str) -> bool:

@@ -115,8 +115,9 @@ def failures(what: str, host: str) -> Iterator[None]:
     except (httpx2.HTTPError, httpx2.StreamError) as error:
         if _is_due_to(error, ssl.SSLCertVerificationError):
             raise _untrusted(host, error) from None
-        reason, is_unknown = str(error) or type(error).__name__, _is_due_to(error, socket.gaierror)
-        raise Passing(say(f"{host}, {what}: {reason}", f"{host}，{what}：{reason}"), is_doubtful=is_unknown) from None
+        reason = str(error) or type(error).__name__
+        is_nobody = _is_due_to(error, socket.gaierror) or _is_due_to(error, ConnectionRefusedError)
+        raise Passing(say(f"{host}, {what}: {reason}", f"{host}，{what}：{reason}"), is_doubtful=is_nobody) from None
 
 
 def _is_due_to(error: BaseException | None, kind: type[BaseException]) -> bool:

@@ -16,6 +16,7 @@ from bq.library.card.facts import CardFacts, read_facts
 from bq.library.card.front_matter import front_matter
 from bq.library.card.markdown import block, code, plain, scalar
 from bq.library.licence import Licence, licence_files
+from bq.library.registry import Origin, register
 from bq.runtime.errors import UsageError
 from bq.runtime.evaluation.figures import Figures, store_figures
 from bq.tui.cli import cli
@@ -229,3 +230,32 @@ def test_without_a_licence_text_the_card_says_so(released: Path) -> None:
     done = card(released, "--text", "en")
     assert "Its text is not in this repository" in done.stdout
     assert "No licence text was found" in done.stderr
+
+
+def test_merged_adapters_are_named_and_stand_in_the_command(tmp_path: Path, parts: Parts) -> None:
+    labels = [text(one) for one in ("mine", "甲 x:0.5")]
+    merged = written(tmp_path, parts.with_key("bq.adapters", ARRAY, array(STRING, labels)))
+    facts = read_facts([merged], [])
+    content = render(facts)
+    assert head_of(content)["base_model_relation"] == "finetune"
+    assert "with the LoRA adapters `mine`, `甲 x:0.5` merged into the weights" in content
+    assert "已将 LoRA 适配器 `mine`、`甲 x:0.5` 合并到权重中" in content
+    assert "bq convert CHECKPOINT --adapter mine --adapter '甲 x:0.5' -q Q8_0" in content
+    assert "`--against CHECKPOINT --adapter mine --adapter '甲 x:0.5'`" in content
+    (tmp_path / "plain.gguf").write_bytes(parts.to_bytes())
+    with pytest.raises(UsageError, match="different models"):
+        read_facts([merged, tmp_path / "plain.gguf"], [])
+
+
+@pytest.mark.parametrize(
+    ("source", "file", "expected"),
+    [("hf", None, ["some/Model"]), ("modelscope", None, None), ("hf", "x.gguf", None), ("folder", None, None)],
+)
+def test_what_was_pulled_from_the_hub_names_its_repository(
+    tmp_path: Path, converted: Convert, source: str, file: str | None, expected: list[str] | None
+) -> None:
+    """Another site has repositories of its own, and a ready file was not quantized here."""
+    path = written(tmp_path, take_apart(converted("b2-7b", "Q8_0", **SMALL)))
+    register(path, origin=Origin(source, "some/Model", "main", file, "0" * 40))
+    head = head_of(render(read_facts([path], [])))
+    assert (head.get("base_model"), head.get("base_model_relation")) == (expected, "quantized" if expected else None)

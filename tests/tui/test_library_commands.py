@@ -100,7 +100,7 @@ def test_missing_ones_are_listed_with_what_to_do(folder: Path) -> None:
     (folder / "a.gguf").unlink()
     text = run("list").stdout
     assert text.endswith(f"checkpoint:F32: {folder / 'a.gguf'}\n")
-    assert "Missing (`bq import FOLDER` finds what was moved there, `bq rm NAME` forgets one):" in text
+    assert "Missing (`bq list --rescan [FOLDER]` finds what was moved there or here, `bq rm NAME` forgets one):" in text
     found = {one["library"]["name"]: one for one in json.loads(run("list", "--json").stdout)}
     assert found["checkpoint:F32"]["library"]["missing"] is True
     assert found["checkpoint:F32"]["mixture"] == "F32"
@@ -113,6 +113,31 @@ def test_a_rescan_finds_what_was_moved(folder: Path, tmp_path: Path) -> None:
     done = run("list", "--rescan", tmp_path)
     assert "1 moved" in done.stderr
     assert run("path", "mine").stdout == f"{tmp_path / 'moved.gguf'}\n"
+
+
+def test_a_rescan_looks_in_the_current_folder_for_what_was_moved_and_registers_nothing_else(folder: Path) -> None:
+    run("import", "--name", "mine", folder / "a.gguf")
+    shutil.copy(folder / "deeper" / "b.gguf", "other.gguf")
+    (folder / "a.gguf").rename(Path("moved.gguf"))
+    done = run("list", "--rescan")
+    assert "Found 0 new and 1 moved; 0 missing" in done.stderr
+    assert run("path", "mine").stdout == f"{Path('moved.gguf').absolute()}\n"
+    assert "other.gguf" in done.stdout.partition("Not in the library")[2]
+
+
+def test_a_link_to_a_model_is_no_second_one(folder: Path) -> None:
+    (folder / "0-link.gguf").symlink_to(folder / "a.gguf")
+    (folder / "broken.gguf").unlink()
+    assert run("import", folder).stdout.split() == ["checkpoint:F32", "checkpoint:Q8_0"]
+    assert {one.path for one in entries()} == {folder / "a.gguf", folder / "deeper" / "b.gguf"}
+
+
+def test_a_name_of_a_file_cannot_add_lines_to_a_list(folder: Path) -> None:
+    (folder / "deeper" / "b.gguf").rename(folder / "x\nBroken:\x1b[2J.gguf")
+    run("import", folder)
+    text = run("list").stdout + run("list", folder).stdout
+    assert text.count("\nBroken:") <= 1, "that of the folder's broken file"
+    assert "\x1b" not in text
 
 
 def test_the_path_stands_alone(folder: Path) -> None:

@@ -95,7 +95,8 @@ def model_files(names: Sequence[str]) -> list[Path]:
 
 def licence_texts(path: Path, checkpoint: str | None) -> tuple[Path, ...]:
     """The texts in the folder that was given, else where the model's own may lie. Raises UsageError if there is none there."""
-    from bq.library.licence import licence_files, licences_of_model
+    from bq.library.licence import licence_files
+    from bq.library.model_licences import licences_of_model
     from bq.runtime.errors import UsageError
     from bq.tui.user_files import path_named
 

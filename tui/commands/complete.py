@@ -7,6 +7,7 @@ import click
 
 from bq.runtime.language import say
 from bq.tui.answer import answer, check_text, piped_text
+from bq.tui.commands.offline_option import offline_option
 from bq.tui.commands.options import draft_option, model_options_alone, sampling_options, stop_option
 
 
@@ -17,6 +18,7 @@ from bq.tui.commands.options import draft_option, model_options_alone, sampling_
     )
 )
 @click.argument("text", required=False)
+@offline_option
 @model_options_alone
 @sampling_options
 @stop_option

@@ -209,7 +209,8 @@ def _path(text: str) -> Path:
 
 def _licence(path: Path) -> str:
     """The licence's text where it lies on this computer, else its name and where it is explained."""
-    from bq.library.licence import licence_of, licence_text, licences_of_model
+    from bq.library.licence import licence_of, licence_text
+    from bq.library.model_licences import licences_of_model
     from bq.runtime.gguf_file import read_gguf
 
     licence = licence_of(read_gguf(path))

@@ -1,14 +1,15 @@
 """`bq import`: model files from anywhere into the library, where they lie."""
 
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import click
 
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.language import say
-from bq.tui.harmless import clean
+from bq.tui.harmless import one_line
 from bq.tui.user_files import path_named
 
 
@@ -25,7 +26,7 @@ from bq.tui.user_files import path_named
 @click.option("--name", help=say("A name of your own, for one file.", "自定名称，用于单个文件。"))
 def command(paths: Sequence[str], name: str | None) -> int:
     """Register each; the exit status is 1 if one is no model."""
-    found = list(_files([path_named(one) for one in paths]))
+    found = _once(_files([path_named(one) for one in paths]))
     if name is not None and len(found) != 1:
         raise UsageError(
             say(f"--name is for one file; these are {len(found)}.", f"--name 只用于一个文件；这里有 {len(found)} 个。"),
@@ -35,6 +36,14 @@ def command(paths: Sequence[str], name: str | None) -> int:
         _note(say("There are no GGUF files there.", "那里没有 GGUF 文件。"))
     failed = [path for path in found if not _import(path, name)]
     return int(bool(failed))
+
+
+def _once(paths: Iterable[Path]) -> list[Path]:
+    """Each file by one name: by its own before those of links to it."""
+    found: dict[str, Path] = {}
+    for path in sorted(paths, key=Path.is_symlink):
+        found.setdefault(os.path.realpath(path), path)
+    return list(found.values())
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
@@ -62,11 +71,11 @@ def _import(path: Path, name: str | None) -> bool:
     try:
         file = read_model(path)
     except BqError as error:
-        _note(f"{clean(str(path))}: {error}")
+        _note(f"{one_line(str(path))}: {error}")
         return False
     click.echo(register(path, name).name)
     for warning in file_warnings(file):
-        _note(say("Warning: ", "警告：") + clean(warning))
+        _note(say("Warning: ", "警告：") + one_line(warning))
     return True
 
 

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     "--rescan",
     is_flag=True,
     help=say(
-        "Look first for models in bq's own folder and in FOLDERS, and for moved ones beside those that are known.",
-        "先在 bq 自己的文件夹与 FOLDERS 中查找模型，并在已知模型旁查找移动过的文件。",
+        "Look first for models in bq's own folder and in FOLDERS, and for moved ones also here and beside those that are known.",
+        "先在 bq 自己的文件夹与 FOLDERS 中查找模型，并在当前文件夹与已知模型旁查找移动过的文件。",
     ),
 )
 @click.option("--json", "as_json", is_flag=True, help=say("Print JSON.", "输出 JSON。"))
@@ -69,7 +69,7 @@ def _rescan(folders: Sequence[Path]) -> None:
     for folder in folders:
         if not folder.is_dir():
             raise UsageError(say(f"There is no folder {folder}.", f"没有文件夹 {folder}。"))
-    _tell(rescan(folders))
+    _tell(rescan(folders, beside=[Path()]))
 
 
 def _tell(scan: "Scan") -> None:

@@ -13,7 +13,7 @@ from bq.runtime.errors import BqError, Cancelled, UsageError
 from bq.runtime.language import say
 from bq.tui.commands.card import licence_texts, model_files, no_licence_text, note
 from bq.tui.commands.model_name import ModelName
-from bq.tui.harmless import clean
+from bq.tui.harmless import one_line
 
 if TYPE_CHECKING:
     from bq.library.card.card import Languages
@@ -185,4 +185,4 @@ def _send(plan: "Plan", key: str, yes: bool) -> str:
     note(plan_text(plan, look_up(plan, key)))
     if not yes and not click.confirm(say("Send it?", "发送吗？"), default=False, err=True):
         raise Cancelled(say("Nothing was sent.", "未发送任何内容。"))
-    return clean(send(plan, key))
+    return one_line(send(plan, key))

@@ -1,7 +1,8 @@
 """`bq rm`: models out of the library, with their files where those are bq's own."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -9,7 +10,7 @@ import click
 from bq.runtime.errors import UsageError
 from bq.runtime.language import say
 from bq.tui.commands.model_name import ModelName
-from bq.tui.harmless import clean
+from bq.tui.harmless import one_line
 from bq.tui.table import size_text
 
 if TYPE_CHECKING:
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 
 @click.command(
     help=say(
-        "Take models out of the library. The file is deleted if bq made or downloaded it into its own folder; any other stays, "
-        "unless --delete-file. Asks first.",
-        "从模型库移除模型。由 bq 生成或下载到自己文件夹中的文件会被删除；其他文件保留，除非使用 --delete-file。会先询问。",
+        "Take models out of the library. The file is deleted if bq made it in its own folder or downloaded it, also into the Hugging "
+        "Face cache, which other programs use too; any other stays, unless --delete-file. Says what goes and asks first.",
+        "从模型库移除模型。由 bq 在自己的文件夹中生成的文件，以及由 bq 下载的文件（包括下载到与其他程序共用的 Hugging Face 缓存中的）"
+        "会被删除；其他文件保留，除非使用 --delete-file。会先列出将删除的内容并询问。",
     )
 )
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=ModelName())
@@ -71,18 +73,38 @@ def _entry(text: str) -> "Entry":
     return found[0]
 
 
-def _lines(plan: "Removal") -> list[str]:
-    entry, path = plan.entry, clean(str(plan.entry.path))
+def _lines(plan: "Removal") -> Iterator[str]:
+    entry, path = plan.entry, one_line(str(plan.entry.path))
     size = size_text(entry.size_bytes)
     if entry.is_missing:
-        lines = [say(f"{entry.name}: forgotten; its file is gone already.", f"{entry.name}：移除；文件已不存在。")]
+        yield say(f"{entry.name}: forgotten; its file is gone already.", f"{entry.name}：移除；文件已不存在。")
     elif plan.files:
-        lines = [say(f"{entry.name}: deleted, {size}: {path}", f"{entry.name}：删除，{size}：{path}")]
+        yield say(f"{entry.name}: deleted, {size}: {path}", f"{entry.name}：删除，{size}：{path}")
+        yield from _cache_lines(entry.path)
     else:
-        lines = [say(f"{entry.name}: forgotten; the file stays: {path}", f"{entry.name}：移除；文件保留：{path}")]
+        yield say(f"{entry.name}: forgotten; the file stays: {path}", f"{entry.name}：移除；文件保留：{path}")
     if plan.checkpoint is not None:
-        lines.append(say(f"  and the checkpoint {plan.checkpoint}", f"  以及检查点 {plan.checkpoint}"))
-    return lines
+        yield from _checkpoint_lines(plan.checkpoint, entry)
+
+
+def _checkpoint_lines(folder: Path, entry: "Entry") -> Iterator[str]:
+    from bq.library.removal import made_from
+
+    yield say(f"  and the checkpoint {one_line(str(folder))}", f"  以及检查点 {one_line(str(folder))}")
+    yield from _cache_lines(folder)
+    if others := ", ".join(one.name for one in made_from(folder, entry)):
+        yield say(f"  from which {others} was made, too", f"  {others} 也由它生成")
+
+
+def _cache_lines(path: Path) -> Iterator[str]:
+    """A warning for what others may need."""
+    from bq.library.downloads import is_in_cache
+
+    if is_in_cache(path):
+        yield say(
+            "  It lies in the Hugging Face cache: other programs that use it there must download it again.",
+            "  它在 Hugging Face 缓存中：使用它的其他程序将须重新下载。",
+        )
 
 
 def _agreed() -> bool:

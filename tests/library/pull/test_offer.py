@@ -17,12 +17,13 @@ NAME = "baichuan2-7b-chat"
 PATIENCE_SECONDS = 60
 
 
-def on_terminal(start: Start, answer: str) -> str:
+def on_terminal(start: Start, answer: str, *options: str, command: str = "chat") -> str:
     """What `bq chat NAME` shows on a terminal that cannot draw, when `answer` is given to the question."""
     import pty
 
     controller, terminal = pty.openpty()
-    child = start("chat", NAME, terminal=os.ttyname(terminal))
+    model = [NAME] if command == "chat" else ["-m", NAME, "text"]
+    child = start(command, *model, *options, terminal=os.ttyname(terminal))
     seen, end = b"", time.monotonic() + PATIENCE_SECONDS
     answers = {b"[y/N]": answer, b"Ready": "/quit\n"}
     os.close(terminal)
@@ -59,6 +60,15 @@ def test_yes_pulls_it_and_begins_to_talk(start: Start, hub: HubServer) -> None:
 def test_no_leaves_the_network_alone(start: Start, hub: HubServer) -> None:
     seen = on_terminal(start, "n\n")
     assert f"Get it first: bq pull {NAME}" in seen
+    assert hub.requests == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo terminal")
+@pytest.mark.parametrize("command", ["chat", "run", "complete"])
+def test_offline_offers_nothing(start: Start, hub: HubServer, command: str) -> None:
+    seen = on_terminal(start, "y\n", "--offline", command=command)
+    assert f"There is no model {NAME} here." in seen, seen
+    assert "[y/N]" not in seen
     assert hub.requests == []
 
 

@@ -157,7 +157,7 @@ def test_a_hub_that_is_not_there_is_one_line_with_what_to_do(
     [
         (["baichuan2-7b-chatt"], r"no release baichuan2-7b-chatt\. Did you mean baichuan2-7b-chat\?"),
         (["wizard"], "`bq models` lists them"),
-        (["baichuan-m1-14b-base"], "official vLLM fork"),
+        (["baichuan2-7b-chat-4bits"], "does not hold the original weights"),
         (["baichuan2-7b-chat", "-q", "Q9"], "no mixture Q9"),
         (["baichuan2-7b-chat", "-q", "IQ2_XS"], "needs an importance matrix"),
         (["baichuan2-7b-chat:Q8_0", "-q", "Q4_0"], "two mixtures"),

@@ -99,11 +99,30 @@ def test_a_gated_listing_says_what_to_do(hub: HubServer, source: Source, release
         source.listing(NAME)
 
 
-def test_a_site_that_is_no_hub_is_named(hub: HubServer, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_site_where_nobody_listens_is_named_soon(
+    hub: HubServer, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for variable in ("HF_ENDPOINT", "MODELSCOPE_ENDPOINT"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
-    with pytest.raises(BqError, match=r"127\.0\.0\.1:9.*4 times in a row"):
+    with pytest.raises(BqError, match=r"127\.0\.0\.1:9.*2 times in a row.*--offline"):
         source.listing(NAME)
+
+
+def test_the_advice_is_for_the_source_that_was_asked(hub: HubServer, source: Source, release: dict[str, bytes]) -> None:
+    """And promises nothing of what did not come."""
+    hub.publish(NAME, release)
+    hub.fault("listing", Fault(times=99, status=503))
+    other, own = ("--from modelscope", "--from hf")[:: 1 if source.name == "hf" else -1]
+    for language in ("en", "zh"):
+        set_language(language)  # type: ignore[arg-type]
+        with pytest.raises(BqError) as caught:
+            source.listing(NAME)
+        said = str(caught.value)
+        assert other in said
+        assert own not in said
+        assert ("HF_ENDPOINT" in said) == (source.name == "hf")
+        assert "What came is kept" not in said
+        assert "已下载的部分会保留" not in said
 
 
 def test_an_unknown_host_is_told_soon_and_offline_named(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
