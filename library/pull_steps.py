@@ -105,15 +105,10 @@ def _hashes(pull: Pull, folder: Path) -> "Iterator[FileHash]":
 
 
 def verify(path: Path, folder: Path, threads: int, progress: Callable[[float, str], None]) -> "Iterator[Check]":
-    """Every check of the file by itself, then the vocabulary and every tensor against the checkpoint; of a model that llama.cpp
-    cannot load, the tensors.
-    """
+    """Every check of the file by itself, then the vocabulary and every tensor against the checkpoint."""
     from bq.convert.verify.against import Against, check_against
     from bq.convert.verify.file_checks import check_file
 
-    if why_not_here(path) is not None:
-        yield from _check_weights(path, folder, threads, progress)
-        return
     yield from check_file(path, threads, lambda part: progress(part, say("weights", "权重")))
     yield from check_against(path, folder, Against(threads, tokens=0, progress=progress))
 
@@ -130,14 +125,6 @@ def why_not_here(path: Path) -> str | None:
     except BqError:  # what is broken the checks say
         return None
     return None
-
-
-def _check_weights(path: Path, folder: Path, threads: int, progress: Callable[[float, str], None]) -> "Iterator[Check]":
-    from bq.convert.convert import prepare
-    from bq.convert.verify.weight_checks import weight_checks
-    from bq.runtime.gguf_file import read_gguf
-
-    yield from weight_checks(read_gguf(path), prepare(folder, "F32"), None, threads, progress)
 
 
 def refuse(pull: Pull, path: Path, fault: str) -> BqError:
