@@ -5,7 +5,7 @@ RPC ?=
 BIN := .venv/bin
 DEMO := build/bq-demo-Q4_K_M.gguf
 
-.PHONY: demo test lint types venv clean
+.PHONY: demo test lint types screenshots venv clean
 
 demo: venv
 	@mkdir -p build
@@ -17,14 +17,22 @@ demo: venv
 	@$(BIN)/bq run -m $(DEMO) --greedy --stats "Base、Chat 和 Instruct 有什么区别？" < /dev/null
 	@echo; echo "Go on with it: .venv/bin/bq chat -m $(DEMO)"
 
+# What is compiled is kept, or every process of the suite would compile the sources anew where that is switched off.
 test: venv
-	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 lint: venv
 	$(BIN)/ruff check .
 
 types: venv
 	MYPYPATH=.venv/typing $(BIN)/mypy -p bq.runtime -p bq.convert -p bq.library -p bq.tui -m bq.demo.corpus
+
+screenshots: $(DEMO)
+	$(BIN)/python tools/screenshots.py $(DEMO)
+
+$(DEMO): | venv
+	@mkdir -p build
+	$(BIN)/bq convert demo -q Q4_K_M -o $(DEMO) --force
 
 venv:
 	@RPC=$(RPC) $(PYTHON) tools/make_venv.py

@@ -2,10 +2,17 @@
 
 import gc
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
+
+# Threads of numpy's products and of llama.cpp otherwise wait for each other by spinning, on cores that other tests have taken.
+# Both are read when the libraries are loaded, and sentencepiece brings an OpenMP of its own.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -30,12 +37,29 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(20_000, 10, 20)
 
 
+@pytest.fixture(scope="session")
+def fresh_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Each test takes its own: pytest's look through all that were made before, which thousands of tests pay for."""
+    root = tmp_path_factory.mktemp("tests")
+    return (root / str(number) for number in count())
+
+
+@pytest.fixture
+def tmp_path(fresh_folders: Iterator[Path], request: pytest.FixtureRequest) -> Path:
+    """As pytest's own, with the test's name in its end."""
+    folder = next(fresh_folders)
+    folder = folder.with_name(f"{folder.name}-{re.sub(r'[^0-9A-Za-z_]', '_', request.node.name)[:30]}")
+    folder.mkdir()
+    return folder
+
+
 @pytest.fixture(autouse=True)
-def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_home(fresh_folders: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test has a BQ_HOME of its own and reads English; a language that it sets ends with it."""
     from bq.runtime import language, llama
 
-    home = tmp_path_factory.mktemp("home")
+    home = next(fresh_folders)
+    home.mkdir()
     monkeypatch.setenv("BQ_HOME", str(home))
     monkeypatch.setenv("BQ_LANG", "en")
     monkeypatch.setattr(language, "_current", None)

@@ -1,6 +1,7 @@
 """The rooms know only those below them, and what must start at once imports nothing heavy."""
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -64,3 +65,23 @@ def test_nothing_but_the_trainer_needs_torch_at_run_time() -> None:
     code = "import sys, bq.convert.convert, bq.runtime.model as _; print(*({'torch', 'transformers'} & {*sys.modules}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from bq.convert.convert import demo_checkpoint, prepare; prepare(demo_checkpoint(), 'Q8_0')",
+        "from types import SimpleNamespace as Of; from bq.convert.convert import demo_checkpoint as demo;"
+        "from bq.convert.reference_tokenizer import reference_tokenizer as read;"
+        "read(Of(model='llama', model_path=demo() / 'tokenizer.model'))",
+    ],
+)
+def test_openmp_is_told_not_to_spin_before_sentencepiece_brings_its_own(code: str) -> None:
+    """What its copy has read in the environment holds for llama.cpp's threads, which come later."""
+    show = (
+        "lambda event, given: event == 'import' and given[0] == 'sentencepiece' and print(os.environ['GOMP_SPINCOUNT'])"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("GOMP_", "OMP_"))}
+    command = [sys.executable, "-c", f"import os, sys; sys.addaudithook({show}); {code}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["1000"], done.stderr

@@ -1,19 +1,28 @@
 """Makes the pictures of the READMEs: the app with the demo model, in each mode and both languages.
 
-.venv/bin/python tools/screenshots.py
+    make screenshots
+
+or `.venv/bin/python tools/screenshots.py [MODEL.gguf]`; without a model the demo checkpoint is converted first. It ends with
+status 1 and a line if the model cannot be loaded or an answer fails; the pictures that are there stay as they are.
 """
 
 import asyncio
 import os
+import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from textual.widgets import OptionList
+
 from bq.convert.convert import convert, demo_checkpoint, prepare
+from bq.runtime.errors import BqError
 from bq.runtime.language import set_language
 from bq.runtime.values import LoadOptions, Sampling
 from bq.tui import app_dialogs
 from bq.tui.app import ChatApp
+from bq.tui.dialogs.models import ModelsScreen
+from bq.tui.engine import Job
 from bq.tui.opening import Opening
 from bq.tui.settings import Settings
 from bq.tui.templates import templates
@@ -21,6 +30,7 @@ from bq.tui.widgets.complete_page import CompletePage
 
 SCREENS = Path(__file__).resolve().parent.parent / "docs" / "screens"
 SIZE = (100, 28)
+PATIENCE_SECONDS, LOOK_SECONDS = 120.0, 0.05
 GREEDY = Sampling(temperature=0, repeat_penalty=1.05)
 TEXTS = {
     "en": {
@@ -68,11 +78,29 @@ async def complete(app: ChatApp, texts: dict[str, list[str] | str]) -> None:
 
 async def conversations(app: ChatApp, texts: dict[str, list[str] | str]) -> None:
     """The list of what was said, above a chat."""
-    await send(app, str(texts["questions"][0]))
+    for question in texts["questions"]:
+        await app.action_new()
+        await send(app, question)
     app.action_conversations()
 
 
-SHOTS: dict[str, Steps] = {"chat": chat, "instruct": instruct, "complete": complete, "conversations": conversations}
+async def models(app: ChatApp, texts: dict[str, list[str] | str]) -> None:
+    """The model picker, when it has looked at the file."""
+    app.action_models()
+    await until(
+        lambda: (
+            isinstance(app.screen, ModelsScreen) and "GiB" in str(app.screen.query_one(OptionList).options[0].prompt)
+        )
+    )
+
+
+SHOTS: dict[str, Steps] = {
+    "chat": chat,
+    "instruct": instruct,
+    "complete": complete,
+    "conversations": conversations,
+    "models": models,
+}
 
 
 async def send(app: ChatApp, text: str) -> None:
@@ -82,11 +110,27 @@ async def send(app: ChatApp, text: str) -> None:
 
 
 async def answered(app: ChatApp, act: Callable[[], None]) -> None:
-    """Do something that brings an answer, and wait for its end."""
+    """Do something that brings an answer, and wait for its end. Raises BqError if that is one."""
+    before = app.engine.job
     act()
-    await asyncio.sleep(0.5)
-    while app.engine.busy:
-        await asyncio.sleep(0.05)
+    await until(lambda: app.engine.job is not before)
+    await ended(app.engine.job)
+
+
+async def ended(job: Job | None) -> None:
+    """Raises BqError if the job fails."""
+    await until(lambda: job is not None and job.settled)
+    if job is not None and job.error is not None:
+        raise job.error
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Raises BqError if it takes too long."""
+    for _ in range(round(PATIENCE_SECONDS / LOOK_SECONDS)):
+        if condition():
+            return
+        await asyncio.sleep(LOOK_SECONDS)
+    raise BqError("The picture did not come.", f"It was waited for {PATIENCE_SECONDS:g} seconds.")
 
 
 async def shoot(name: str, language: str, model: Path) -> None:
@@ -97,9 +141,9 @@ async def shoot(name: str, language: str, model: Path) -> None:
         Opening(model, LoadOptions(ctx=1024), mode="chat", sampling=GREEDY, max_tokens=120, settings=set_by_user)
     )
     async with app.run_test(size=SIZE) as pilot:
-        while app.engine.busy or app.engine.model is None:
-            await asyncio.sleep(0.05)
-        await SHOTS[name](app, TEXTS[language])  # type: ignore[arg-type]  # the table's values are of both kinds
+        await until(lambda: app.engine.job is not None)
+        await ended(app.engine.job)
+        await SHOTS[name](app, TEXTS[language])
         await asyncio.sleep(1.0)
         await pilot.pause()
         SCREENS.mkdir(parents=True, exist_ok=True)
@@ -108,16 +152,27 @@ async def shoot(name: str, language: str, model: Path) -> None:
         print(path.relative_to(SCREENS.parent.parent))
 
 
-def main() -> None:
-    """All of them."""
+def main() -> int:
+    """All of them; returns the exit status."""
     with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder) / "bq-demo-Q4_K_M.gguf"
-        convert(prepare(demo_checkpoint(), "Q4_K_M", name="bq-demo"), model, threads=2)
-        for language in TEXTS:
-            for name in SHOTS:
-                os.environ["BQ_HOME"] = str(Path(folder) / f"{name}-{language}")
-                asyncio.run(shoot(name, language, model))
+        try:
+            model = Path(sys.argv[1]) if len(sys.argv) > 1 else converted(Path(folder))
+            for language in TEXTS:
+                for name in SHOTS:
+                    os.environ["BQ_HOME"] = str(Path(folder) / f"{name}-{language}")
+                    asyncio.run(shoot(name, language, model))
+        except BqError as error:
+            print(f"screenshots: {error}", file=sys.stderr)
+            return 1
+    return 0
+
+
+def converted(folder: Path) -> Path:
+    """The demo checkpoint as a model."""
+    model = folder / "bq-demo-Q4_K_M.gguf"
+    convert(prepare(demo_checkpoint(), "Q4_K_M", name="bq-demo"), model, threads=2)
+    return model
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

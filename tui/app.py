@@ -23,10 +23,11 @@ from textual.widgets import Markdown, TextArea
 
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
-from bq.tui import app_answers, app_counts, app_kept, app_keys, app_model, notes
+from bq.tui import app_answers, app_counts, app_kept, app_keys, app_model, notes, themes
 from bq.tui.app_keys import DialogKeys
 from bq.tui.clipboard import copy_natively
 from bq.tui.conversation import Conversation, Mode, Node
+from bq.tui.deletions import Deletions
 from bq.tui.desk import Desk
 from bq.tui.engine import Engine, Job
 from bq.tui.harmless import clean
@@ -54,7 +55,8 @@ COUNT_AFTER_SECONDS = 0.15
 KEEP_DRAFT_AFTER_SECONDS = 0.5
 LOOK_AT_PROCESS_SECONDS = 0.5
 TYPING_SECONDS = 0.4
-MODES: tuple[Mode, ...] = ("chat", "instruct", "complete")
+MODES: tuple[Mode, ...] = ("chat", "instruct", "complete")  # in F2's order
+BASE_MODES: tuple[Mode, ...] = ("chat", "complete", "instruct")  # from where a Base file does not fit to where it does
 
 
 class ChatApp(DialogKeys, App[None], inherit_bindings=False):
@@ -65,13 +67,16 @@ class ChatApp(DialogKeys, App[None], inherit_bindings=False):
 
     def __init__(self, opening: Opening) -> None:
         super().__init__()
+        themes.register(self)
         self.path = self.first_path = opening.path
         self.engine = Engine(opening.options)
         self.keeper = Keeper(self._tell_unkept)
         self.settings = opening.settings
         self.desks: dict[Mode, Desk] = {
             "chat": Desk(Conversation(system=opening.system), lambda: ChatView(self._candidates)),
-            "instruct": Desk(Conversation(mode="instruct", system=opening.system), InstructView),
+            "instruct": Desk(
+                Conversation(mode="instruct", system=opening.system), lambda: InstructView(self._candidates)
+            ),
             "complete": Desk(Conversation(mode="complete"), _text_page),
         }
         self.desk_mode: Mode = opening.mode or "chat"
@@ -90,7 +95,8 @@ class ChatApp(DialogKeys, App[None], inherit_bindings=False):
             self.session_talk = self.desks["chat"].conversation.id
         self.loaded_path: Path | None = None  # of the last model that could be loaded
         self.is_opening = False  # a conversation: what stands in the boxes is not its draft yet
-        self.last_deleted = ""  # conversation, to be brought back
+        self.is_leaving = False
+        self.deletions = Deletions()
         self._typed_at = 0.0
         self._pause: Timer | None = None
         self._draft_pause: Timer | None = None
@@ -108,11 +114,18 @@ class ChatApp(DialogKeys, App[None], inherit_bindings=False):
     def get_line_filters(self) -> Sequence[LineFilter]:
         return with_no_controls(super().get_line_filters())
 
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        return themes.VARIABLES
+
     # From the start to the end
 
     async def on_ready(self) -> None:
         if self.settings.theme in self.available_themes:
             self.theme = self.settings.theme
+        if self.settings.keys is not None:
+            from bq.tui import own_keys
+
+            await own_keys.take(self)
         self.desk.page.focus_target.focus()
         self.load()
         self.run_worker(app_kept.take_up(self), group="history")
@@ -141,6 +154,7 @@ class ChatApp(DialogKeys, App[None], inherit_bindings=False):
 
     async def on_unmount(self) -> None:
         """A session is kept afterwards, when the terminal is the user's again: `app_kept.keep_session`."""
+        self.is_leaving = True
         try:
             app_kept.keep_drafts(self)
             await asyncio.to_thread(self.engine.rest if self.session else self.engine.close)
@@ -171,6 +185,7 @@ class ChatApp(DialogKeys, App[None], inherit_bindings=False):
         job.settled = True
         self.show_status()
         self.refresh_bindings()
+        self.call_later(app_answers.send_held, self)  # after what follows at once, as another model that is loaded
 
     # How answers are drawn
 
@@ -220,15 +235,19 @@ class ChatApp(DialogKeys, App[None], inherit_bindings=False):
 
     @on(TextArea.Changed)
     def _text_changed(self) -> None:
-        """Counts what is written once the writing pauses, and keeps it a little later."""
+        """Counts what is written once the writing pauses, and keeps it a little after it was begun."""
         if self.desk.is_text and self.text_page.view.is_running:
             return  # it is the model that writes
         self._typed_at = time.monotonic()
-        for pause in (self._pause, self._draft_pause):
-            if pause is not None:
-                pause.stop()
+        if self._pause is not None:
+            self._pause.stop()
         self._pause = self.set_timer(COUNT_AFTER_SECONDS, self.count_unsent)
-        self._draft_pause = self.set_timer(KEEP_DRAFT_AFTER_SECONDS, lambda: app_kept.keep_drafts(self))
+        if self._draft_pause is None:  # one that is running stays: who never pauses loses no more than who does
+            self._draft_pause = self.set_timer(KEEP_DRAFT_AFTER_SECONDS, self._keep_drafts)
+
+    def _keep_drafts(self) -> None:
+        self._draft_pause = None
+        app_kept.keep_drafts(self)
 
     @property
     def is_typing(self) -> bool:
@@ -301,15 +320,14 @@ class ChatApp(DialogKeys, App[None], inherit_bindings=False):
         if self.engine.busy and self.refuse():
             return
         app_kept.keep_drafts(self)
-        desk = self.desk
-        desk.take(Conversation(mode=self.desk_mode, system=desk.conversation.system))
-        await desk.page.clear()
-        desk.page.focus_target.focus()
+        await app_kept.renew(self, self.desk)
+        self.desk.page.focus_target.focus()
         self.show_status()
 
     async def action_switch(self) -> None:
         self.has_chosen_mode = True
-        await self.show_mode(MODES[(MODES.index(self.desk_mode) + 1) % len(MODES)])
+        modes = BASE_MODES if self.is_base else MODES
+        await self.show_mode(modes[(modes.index(self.desk_mode) + 1) % len(modes)])
 
     async def show_mode(self, mode: Mode) -> None:
         """Bring a mode onto the screen."""
@@ -323,8 +341,19 @@ class ChatApp(DialogKeys, App[None], inherit_bindings=False):
         self.count_unsent()
 
     def action_stop(self) -> None:
-        self.engine.stop()
-        self.show_status()
+        """What waits to be sent comes back into its box; else what runs is stopped."""
+        if self._holds_message:
+            self.desk.view.take_back()
+            self.refresh_bindings()
+        else:
+            self.engine.stop()
+            self.show_status()
+
+    @property
+    def _holds_message(self) -> bool:
+        """Whether a message of the mode on the screen waits for the model."""
+        desk = self.desk
+        return desk.has_page and not desk.is_text and desk.view.waiting.message is not None
 
     def action_copy_answer(self) -> None:
         self.copy_text(self.desk.conversation.last_answer)
@@ -343,18 +372,19 @@ class ChatApp(DialogKeys, App[None], inherit_bindings=False):
     def action_help(self) -> None:
         from bq.tui.dialogs.help import HelpScreen
 
-        self.push_screen(HelpScreen(self.chat_screen.help_entries()))
+        self.push_screen(HelpScreen())
 
     def action_help_quit(self) -> None:
         self.hint(notes.how_to_quit)
 
     async def action_quit(self) -> None:
+        self.is_leaving = True
         self.engine.stop()
         self.exit()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Esc is greyed in the footer while there is nothing to stop."""
-        return True if action != "stop" or self.engine.busy else None
+        return True if action != "stop" or self.engine.busy or self._holds_message else None
 
     @on(Markdown.LinkClicked)
     def _copy_link(self, event: Markdown.LinkClicked) -> None:

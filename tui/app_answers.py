@@ -14,6 +14,7 @@ from bq.tui.harmless import clean
 from bq.tui.widgets.line import Notice
 from bq.tui.widgets.message import Answer
 from bq.tui.widgets.prompt import Prompt
+from bq.tui.widgets.waiting import Held
 
 if TYPE_CHECKING:
     from bq.tui.app import ChatApp
@@ -26,28 +27,66 @@ ALTERNATIVES = 8  # per token, in the text mode
 
 
 async def send(app: "ChatApp", desk: Desk, event: Prompt.Submitted) -> None:
-    """What was written: a command is done, all else put to the model."""
-    is_chat = desk.conversation.mode == "chat"
-    question = clean(event.text.strip() if is_chat else desk.view.question())
-    if not question or (is_chat and await _is_command(app, desk, question, event.raw)) or app.refuse():
+    """What was written: a command is done, all else put to the model, or held until there is one that is free."""
+    is_chat, prompt = desk.conversation.mode == "chat", desk.view.prompt
+    text, raw = (event.text, event.raw) if event.prompt is prompt else (prompt.full_text, prompt.text)
+    line = clean(text.strip())
+    if line.startswith("/") and await _is_command(app, desk, line, raw):
         return
-    desk.sent = event.raw
-    if is_chat:
-        from bq.tui.slash import message_text
-
-        question = message_text(question)
-        event.prompt.take(event.raw)
-    app.remember_question(question)
-    ask(app, desk, question)
+    question = _as_sent(line) if is_chat else clean(desk.view.question())
+    if not question:
+        return
+    if app.engine.busy:
+        _hold(app, desk, Held(question, raw))
+    elif app.refuse():
+        prompt.give_back(raw)
+    else:
+        _put(app, desk, Held(question, raw))
 
 
 async def _is_command(app: "ChatApp", desk: Desk, line: str, raw: str) -> bool:
     """Runs a line that is a command."""
-    if not line.startswith("/"):
-        return False
     from bq.tui.app_commands import run_command
 
     return await run_command(app, desk, line, raw)
+
+
+def _as_sent(line: str) -> str:
+    if not line.startswith("//"):
+        return line
+    from bq.tui.slash import message_text
+
+    return message_text(line)
+
+
+def _put(app: "ChatApp", desk: Desk, message: Held) -> None:
+    desk.sent = message.raw
+    app.remember_question(message.question)
+    ask(app, desk, message.question)
+
+
+def _hold(app: "ChatApp", desk: Desk, message: Held) -> None:
+    """Have one message wait; what is written after it is another one."""
+    if desk.view.waiting.message is not None:
+        app.hint(notes.one_waits)
+        desk.view.prompt.give_back(message.raw)
+    else:
+        desk.view.hold(message)
+        app_kept.keep_drafts(app)
+        app.refresh_bindings()
+
+
+def send_held(app: "ChatApp") -> None:
+    """Put the message that waits to the model, if it is free: one at a time, the one of the mode on the screen first."""
+    is_taken = any(getattr(screen, "asks_the_model", False) for screen in app.screen_stack)
+    if app.engine.busy or app.engine.model is None or is_taken or app.is_leaving:
+        return
+    for desk in sorted(app.desks.values(), key=lambda one: one is not app.desk):
+        message = desk.view.waiting.release() if desk.has_page and not desk.is_text else None
+        if message is not None:
+            _put(app, desk, message)
+            app_kept.keep_drafts(app)  # it is no draft any more
+            return
 
 
 def ask(app: "ChatApp", desk: Desk, text: str) -> None:
@@ -64,7 +103,7 @@ def answer(app: "ChatApp", desk: Desk, asked: Sequence[Node] = (), is_continued:
         talk.go_on()
     else:
         talk.begin(app.model_name())
-    desk.unsent = None
+    desk.unsent, app.deletions.is_newest = None, False
     desk.job = job = Answering(_question(app, desk))
     app.start(job)
     app.keep(desk, asked)
@@ -132,16 +171,17 @@ async def follow(app: "ChatApp", desk: Desk, job: Answering, is_continued: bool)
 
 async def _pieces(app: "ChatApp", desk: Desk, job: Answering) -> AsyncIterator[str]:
     """The text of an answer as it comes, written into the conversation and kept from time to time."""
-    talk, kept, done = desk.conversation, time.monotonic(), False
+    talk, kept, done, is_unkept = desk.conversation, time.monotonic(), False, False
     while not done:
         await asyncio.sleep(LOOK_EVERY_SECONDS * (_SLOWER if app.is_typing else 1))
         done = job.done  # looked at before the text is taken: then no text can come after it
         text = job.take()
         if text:
             talk.write(text)
+            is_unkept = True
             yield text
-        if text and time.monotonic() - kept > KEEP_EVERY_SECONDS:
-            kept = time.monotonic()
+        if is_unkept and time.monotonic() - kept > KEEP_EVERY_SECONDS:  # also when the model pauses after it
+            kept, is_unkept = time.monotonic(), False
             if desk.is_text:
                 talk.draft = desk.page.draft()
             app.keep(desk, [talk.nodes[talk.head or ""]])

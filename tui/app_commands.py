@@ -2,15 +2,15 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.language import get_language, say, set_language
-from bq.tui import app_dialogs, app_kept, app_messages, by_hand, notes, slash
+from bq.tui import app_answer_commands, app_dialogs, app_kept, app_messages, by_hand, notes, slash
 from bq.tui.desk import Desk
+from bq.tui.engine import Unsent
 from bq.tui.machine_error import of_machine
-from bq.tui.user_files import file_named
+from bq.tui.model_paths import model_path, model_paths
 from bq.tui.widgets.line import Notice
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ async def run_command(app: "ChatApp", desk: Desk, line: str, raw: str) -> bool:
         if command is None:
             return False
         if command.name in _NEEDS_REST and app.engine.busy and app.refuse():
+            desk.view.prompt.give_back(raw)
             return True
         desk.view.prompt.take(raw)
         await _DOES[command.name](app, desk, command)
@@ -49,7 +50,7 @@ def _give_back(desk: Desk, line: str) -> None:
 def candidates(app: "ChatApp", name: str) -> list[str]:
     """The arguments of a command that only the app knows, for completing it."""
     if name in ("model", "compare"):
-        return [str(path) for path in app_dialogs.model_paths(app)]
+        return [str(path) for path in model_paths(app.path)]
     if name == "theme":
         return sorted(app.available_themes)
     if name == "template":
@@ -103,10 +104,15 @@ async def _rename(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
 async def _delete(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
     """The one on the screen, whose place a new one takes, or one of the list."""
     gone = await _listed(app, command.argument) if command.argument else desk.conversation.id
-    if any(one.conversation.id == gone for one in app.desks.values()):
-        await app.action_new()
+    where = next((one for one in app.desks.values() if one.conversation.id == gone), None)
+    if gone == app.session_talk or (where is desk and not desk.conversation.nodes):
+        raise BqError(say("There is nothing kept here to delete.", "此处没有可删除的内容。"))
+    if where is not None:
+        app_kept.keep_drafts(app)
+        await app_kept.renew(app, where)
     await app.keeper.ask(lambda store: store.delete(gone))
-    app.last_deleted = gone
+    app.deletions.add(gone)
+    app.show_status()
     app.hint(lambda: say("Deleted; /undo brings it back.", "已删除；/undo 可恢复。"))
 
 
@@ -131,9 +137,10 @@ async def _edit(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
 
 
 async def _undo(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
-    if app.last_deleted and not desk.conversation.nodes:
-        id, app.last_deleted = app.last_deleted, ""
+    id = app.deletions.last
+    if id is not None and (app.deletions.is_newest or not desk.conversation.nodes):
         await app.keeper.ask(lambda store: store.restore(id))
+        app.deletions.forget(id)
         await app_kept.open_conversation(app, id)
         return
     question = desk.conversation.undo()
@@ -151,22 +158,6 @@ async def _clear(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
     app.keep(desk)
     await app.show_path(desk, is_new=True)
     app.count_unsent()
-
-
-async def _fork(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
-    head = desk.conversation.head
-    if head is None:
-        app.hint(notes.nothing_to_undo)
-    else:
-        await app_messages.fork(app, desk, desk.conversation.nodes[head])
-
-
-async def _pin(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
-    last = desk.conversation.current
-    if last is None:
-        app.hint(notes.no_answer_yet)
-    else:
-        await app_messages.pin(app, desk, last.question)
 
 
 async def _copy(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
@@ -233,38 +224,34 @@ async def _context(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
     if unsent is None:
         await _tell(desk, say("The context is empty, or the model is busy.", "上下文为空，或模型正忙。"))
         return
-    left = say(f"{unsent.dropped_rounds} rounds have no room", f"{unsent.dropped_rounds} 轮放不下")
-    pinned = say(f"{len(desk.conversation.pinned())} pinned", f"固定 {len(desk.conversation.pinned())} 轮")
-    await _tell(
-        desk,
+    await _tell(desk, _context_text(unsent, len(pins)))
+
+
+def _context_text(unsent: Unsent, pinned: int) -> str:
+    left = unsent.dropped_rounds
+    figures = [
         say(
-            f"Context: {unsent.prompt_tokens} of {unsent.budget} tokens before the answer; {left}; {pinned}.",
-            f"上下文：回答前 {unsent.prompt_tokens} / {unsent.budget} 词元；{left}；{pinned}。",
-        ),
-    )
+            f"Context: {unsent.prompt_tokens} of {unsent.budget} tokens before the answer",
+            f"上下文：回答前 {unsent.prompt_tokens} / {unsent.budget} 词元",
+        )
+    ]
+    if left:
+        noun = "round has" if left == 1 else "rounds have"
+        figures.append(say(f"{left} {noun} no room", f"{left} 轮放不下"))
+    if pinned:
+        figures.append(say(f"{pinned} pinned", f"固定 {pinned} 轮"))
+    return say("; ", "；").join(figures) + say(".", "。")
 
 
 async def _model(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
     if not command.argument:
         app.open_dialog(lambda dialogs: dialogs.models(app))
         return
-    app.load(_model_path(app, command.argument))
-
-
-def _model_path(app: "ChatApp", argument: str) -> Path:
-    """By its number in the picker, or its path. Raises UsageError for what is no file: the model in use stays."""
-    from bq.tui.chosen_model import model_named, refuse_folder
-
-    paths = app_dialogs.model_paths(app)
-    if argument.isdecimal() and 1 <= int(argument) <= len(paths):
-        return paths[int(argument) - 1]
-    path = model_named(argument)
-    refuse_folder(path)
-    return file_named(str(path))
+    app.load(model_path(command.argument, app.path))
 
 
 async def _compare(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
-    path = _model_path(app, command.argument) if command.argument else None
+    path = model_path(command.argument, app.path) if command.argument else None
     app.open_dialog(lambda dialogs: dialogs.compare(app, path))
 
 
@@ -328,8 +315,13 @@ _DOES: dict[str, Do] = {
     "edit": _edit,
     "undo": _undo,
     "clear": _clear,
-    "fork": _fork,
-    "pin": _pin,
+    "fork": app_answer_commands.fork,
+    "pin": app_answer_commands.pin,
+    "versions": app_answer_commands.versions,
+    "prompts": app_answer_commands.prompts,
+    "mode": app_answer_commands.mode,
+    "file": app_answer_commands.file,
+    "form": app_answer_commands.form,
     "copy": _copy,
     "system": _system,
     "params": _params,
@@ -346,4 +338,4 @@ _DOES: dict[str, Do] = {
     "quit": _quit,
 }
 # What changes the path or the model, and so waits until no answer is being written.
-_NEEDS_REST = {"new", "delete", "edit", "undo", "clear", "fork", "pin", "model", "import", "open"}
+_NEEDS_REST = {"new", "delete", "edit", "undo", "clear", "fork", "pin", "model", "import", "open", "versions"}

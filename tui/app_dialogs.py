@@ -1,6 +1,5 @@
 """What each dialog of the app is opened with, and what follows from what was chosen in it. Imported with the first one."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from bq.tui.dialogs.settings import Chosen, SettingsScreen, apply_language
 from bq.tui.dialogs.small import Choice, Editor, Entry
 from bq.tui.harmless import clean
 from bq.tui.keys import texts
+from bq.tui.model_paths import model_paths
 from bq.tui.templates import Template, check_form, delete_template, own_templates, save_template
 from bq.tui.templates import templates as all_templates
 from bq.tui.user_files import is_there, path_named, write_text
@@ -34,10 +34,22 @@ _KEEP, _DROP = "\0keep", "\0drop"  # no template has such a name
 async def conversations(app: "ChatApp", search: str = "") -> None:
     """Find a conversation and open it."""
     app_kept.keep_drafts(app)
-    open_ids = {desk.conversation.id for desk in app.desks.values()}
-    id = await app.push_screen_wait(ConversationsScreen(app.keeper, app.desk.conversation.id, open_ids, search))
+    current = app.desk.conversation.id
+    screen = ConversationsScreen(app.keeper, current, lambda id: _leave(app, id), app.deletions, search)
+    id = await app.push_screen_wait(screen)
     if id is not None and id != app.desk.conversation.id and not (app.engine.busy and app.refuse()):
         await app_kept.open_conversation(app, id)
+
+
+async def _leave(app: "ChatApp", id: str) -> bool:
+    """Take a conversation off the screen that is to be deleted; False while an answer is being written in it."""
+    desk = next((one for one in app.desks.values() if one.conversation.id == id), None)
+    if desk is not None and desk.job is not None and not desk.job.settled:
+        return False
+    if desk is not None:
+        await app_kept.renew(app, desk)
+        app.show_status()
+    return True
 
 
 async def palette(app: "ChatApp") -> None:
@@ -64,22 +76,10 @@ async def models(app: "ChatApp") -> None:
     if app.engine.busy and app.refuse():
         return
     path = await app.push_screen_wait(
-        ModelsScreen(app.engine, model_paths(app), app.path, lambda: say("Models", "模型"))
+        ModelsScreen(app.engine, model_paths(app.path), app.path, lambda: say("Models", "模型"))
     )
     if path is not None:
         app.load(path)
-
-
-def model_paths(app: "ChatApp") -> list[Path]:
-    """The files that bq knows of: the one in use, those beside it, the last ones, and those in the folder where bq runs."""
-    from bq.tui.chosen_model import known_models
-
-    beside: list[Path] = []
-    for folder in (app.path.absolute().parent, Path()):
-        with suppress(OSError):  # one that is gone, or may not be read
-            beside += folder.absolute().glob("*.gguf")
-    found = [app.path.absolute(), *sorted(beside), *known_models()]
-    return list(dict.fromkeys(path for path in found if is_there(path)))
 
 
 async def settings(app: "ChatApp") -> None:
@@ -222,9 +222,7 @@ async def input_file(app: "ChatApp") -> None:
 
 async def save_result(app: "ChatApp") -> None:
     """Write the last answer to a file."""
-    from bq.tui.thinking import split_thinking
-
-    answer = split_thinking(app.desk.conversation.last_answer)[1] or app.desk.conversation.last_answer
+    answer = app.desk.conversation.last_answer
     if not answer:
         app.hint(lambda: say("There is no answer yet.", "还没有回答。"))
         return
@@ -253,7 +251,7 @@ async def compare(app: "ChatApp", path: Path | None = None) -> None:
         app.hint(lambda: say("Write a question first, or ask one.", "请先写下或提出一个问题。"))
         return
     title = lambda: say("The other model", "另一个模型")  # noqa: E731
-    other = path or await app.push_screen_wait(ModelsScreen(app.engine, model_paths(app), app.path, title))
+    other = path or await app.push_screen_wait(ModelsScreen(app.engine, model_paths(app.path), app.path, title))
     if other is not None:
         await app.push_screen_wait(CompareScreen(app, _asking(talk, question), other))
 

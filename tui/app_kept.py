@@ -55,6 +55,7 @@ async def show_conversation(app: "ChatApp", conversation: Conversation) -> None:
     try:
         desk.take(conversation)
         await app.show_mode(conversation.mode)
+        await desk.page.forget_notices()
         if desk.is_text:
             text = conversation.draft or "".join(node.content for node in conversation.path())
             app.text_page.view.load(text)
@@ -65,6 +66,15 @@ async def show_conversation(app: "ChatApp", conversation: Conversation) -> None:
     finally:
         app.is_opening = False
     app.count_unsent()
+
+
+async def renew(app: "ChatApp", desk: Desk) -> None:
+    """Begin a new conversation on a desk, with the system prompt of the one before."""
+    talk = desk.conversation
+    desk.take(Conversation(mode=talk.mode, system=talk.system))
+    if desk.has_page:
+        await desk.page.forget_notices()
+        await desk.page.clear()
 
 
 def keep_drafts(app: "ChatApp") -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 from textual.binding import Binding
 
 from bq.runtime.errors import BqError
+from bq.tui import app_answers
 from bq.tui.machine_error import of_machine
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class DialogKeys:
             await _app(self).tell(of_machine(error))
         finally:
             self._has_dialog = False
+            app_answers.send_held(_app(self))
 
     def action_conversations(self) -> None:
         self.open_dialog(lambda dialogs: dialogs.conversations(self))

@@ -6,7 +6,7 @@ from bq.runtime.language import say
 from bq.tui import app_answers, app_kept
 from bq.tui.conversation import Conversation, Node
 from bq.tui.desk import Desk
-from bq.tui.thinking import split_thinking
+from bq.tui.thinking import spoken
 from bq.tui.widgets.message import Answer, Said, Wish
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 async def fulfil(app: "ChatApp", desk: Desk, said: Said, wish: Wish) -> None:
     """Do it. What would change the path waits until no answer is being written."""
     if wish == "copy":
-        app.copy_text(split_thinking(said.node.content)[1])
+        app.copy_text(spoken(said.node.content))
     elif wish == "code":
         _copy_code(app, said)
     elif wish == "fold":

@@ -4,10 +4,12 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bq.runtime.language import say
 from bq.tui import app_answers, notes
 from bq.tui.chosen_model import remember_model
 from bq.tui.conversation import Mode
 from bq.tui.engine import Loading
+from bq.tui.harmless import clean
 from bq.tui.widgets.line import Notice
 
 if TYPE_CHECKING:
@@ -46,7 +48,10 @@ async def _follow(app: "ChatApp", loading: Loading) -> None:
 
 async def _loaded(app: "ChatApp", loading: Loading) -> None:
     """What the user should know of this file before the first question, and what it took."""
+    is_switched = app.loaded_path not in (None, loading.path)
     app.loaded_path = loading.path
+    if is_switched:
+        await _note_switch(app)
     if loading.path != app.first_path:
         await asyncio.to_thread(remember_model, loading.path)
     if not app.has_chosen_mode and app.engine.model:
@@ -57,6 +62,17 @@ async def _loaded(app: "ChatApp", loading: Loading) -> None:
             await tell_of_model(app, mode)
     if not app.desk.conversation.nodes:
         await app.desk.page.notice_of_model(Notice("hint", notes.welcome(app.desk_mode), loading.fit))
+
+
+async def _note_switch(app: "ChatApp") -> None:
+    """From here on another model answers: what the one before took is no figure of its, and the conversations say so."""
+    info = app.engine.model.info if app.engine.model else None
+    name = clean(f"{info.name} {info.mixture}").strip() if info else ""
+    for desk in app.desks.values():
+        desk.job = None
+        if desk.has_page and not desk.is_text and desk.conversation.path():
+            await desk.page.notice(Notice("hint", lambda: say(f"From here on: {name}", f"此后由 {name} 回答")))
+            desk.view.follow()
 
 
 async def tell_of_model(app: "ChatApp", mode: Mode) -> None:

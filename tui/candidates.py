@@ -17,7 +17,8 @@ from bq.runtime.fit import LoadOptions, Machine, Plan
 from bq.runtime.fit_advice import describe
 from bq.runtime.gguf_file import GgufFile
 from bq.runtime.known import describe_file, file_warnings
-from bq.runtime.memory import HOST, MIB, device_of_buffer, shape_of
+from bq.runtime.memory import HOST, MIB, shape_of
+from bq.runtime.memory_report import device_of_buffer
 from bq.tui.model_file import read_model
 from bq.tui.wire import Candidate
 
@@ -91,6 +92,7 @@ def _planned(path: Path, file: GgufFile, options: LoadOptions, machine: Machine)
         estimate_bytes=plan.estimate.total,
         free_bytes=sum(_free(plan, machine)),
         gpu_layers=plan.setting.gpu_layers,
+        cpu_experts=len(plan.relieved),
         layers=plan.layers,
         fits=fits,
         context=plan.setting.ctx,

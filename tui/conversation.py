@@ -114,7 +114,9 @@ class Conversation:
 
     @property
     def last_answer(self) -> str:
-        return next((one.answer.content for one in reversed(self.rounds) if one.answer and one.answer.content), "")
+        """What was said last, without what was thought before it."""
+        found = (one.answer.content for one in reversed(self.rounds) if one.answer and one.answer.content)
+        return spoken(next(found, ""))
 
     @property
     def heading(self) -> str:
@@ -222,6 +224,11 @@ class Conversation:
     def messages_with(self, question: str) -> tuple[Message, ...]:
         """What the model would have to read if this were asked next."""
         return self._asking(self.rounds, question)
+
+    def messages_again(self) -> tuple[Message, ...]:
+        """What the model has to read to answer the path's last question anew."""
+        rounds = self.rounds
+        return self._asking(rounds[:-1], rounds[-1].question.content) if rounds else ()
 
     def transcript(self) -> tuple[Message, ...]:
         """What was said on the path: whole rounds."""

@@ -53,7 +53,7 @@ def to_send(desk: Desk, is_base: bool) -> Sequence[Message]:
     if desk.is_text:
         return ()
     question, talk = clean(desk.view.question()), desk.conversation
-    if not question or question.startswith("/"):
+    if not question or desk.view.prompt.text.lstrip().startswith("/"):
         return ()
     if talk.mode == "chat":
         return talk.messages_with(question)

@@ -1,4 +1,4 @@
-"""What each key does, in both languages, by the binding's id (which is also its name in a user's keymap).
+"""What each key does, in both languages, by the binding's id (which is also its name among a user's own: bq.tui.keymap).
 
 Textual's bindings hold one fixed text; the footer, the help and the command palette ask here when they are drawn.
 """
@@ -8,6 +8,18 @@ from textual.binding import Binding
 from bq.runtime.language import say
 
 Entry = tuple[str, str]  # of the help: a key, and what it does
+
+
+def places() -> dict[str, str]:
+    """Where keys hold, by the first part of their ids, in the order of the help."""
+    return {
+        "chat": say("Everywhere", "任何地方"),
+        "prompt": say("While writing", "书写时"),
+        "message": say("On a message (Ctrl+Up goes to the last one)", "选中消息时（Ctrl+↑ 转到最后一条）"),
+        "complete": say("In the text mode", "续写模式"),
+        "list": say("In the list of conversations", "对话列表中"),
+        "dialog": say("In settings and other dialogs", "设置与其他对话框中"),
+    }
 
 
 def describe(binding: Binding) -> str:
@@ -62,18 +74,32 @@ def texts() -> dict[str, str]:
         "list.rename": say("Rename", "重命名"),
         "list.delete": say("Delete", "删除"),
         "list.undo": say("Bring back", "撤销删除"),
+        "list.export": say("Export to a file", "导出为文件"),
     }
 
 
 def footer_text(binding: Binding) -> str:
-    """As `describe`, in a word or two: a terminal of 60 columns shows them all."""
-    brief = {
+    """As `describe`, in a word or two: the footer has little room."""
+    return brief(binding.id or "") or describe(binding)
+
+
+def brief(id: str) -> str:
+    """What a key does, in a word or two where there is such a word; "" for one that is not ours."""
+    found = {
         "chat.stop": say("Stop", "停止"),
         "chat.mode": say("Mode", "模式"),
         "chat.list": say("Chats", "对话"),
         "chat.model": say("Model", "模型"),
         "chat.settings": say("Set", "设置"),
         "chat.again": say("Again", "重答"),
+        "chat.go_on": say("Go on", "续写"),
+        "chat.copy": say("Copy", "复制"),
+        "chat.save": say("Save", "保存"),
+        "chat.file": say("File", "文件"),
+        "chat.form": say("Output", "格式"),
+        "chat.templates": say("Templates", "模板"),
+        "chat.messages": say("Messages", "消息"),
+        "chat.palette": say("All", "全部"),
         "message.menu": say("Menu", "操作"),
         "message.code": say("Code", "代码"),
         "message.edit": say("Edit", "修改"),
@@ -82,4 +108,4 @@ def footer_text(binding: Binding) -> str:
         "message.leave": say("Back", "返回"),
         "complete.go": say("Go on", "续写"),
     }
-    return brief.get(binding.id or "", describe(binding))
+    return found.get(id, texts().get(id, ""))

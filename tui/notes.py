@@ -57,6 +57,10 @@ def refusal(engine: Engine) -> Text | None:
     return None
 
 
+def one_waits() -> str:
+    return say("One message waits already; your text is kept.", "已有一条消息在等待，您的文字已保留。")
+
+
 def welcome(mode: Mode) -> Text:
     """What to do first."""
     texts: dict[Mode, Text] = {

@@ -49,9 +49,10 @@ class PlainChat:
         self._mode, self._session, self._resume = opening.mode, opening.session, opening.resume
         self._given_sampling, self._given_max_tokens = opening.sampling, opening.max_tokens
         self.given_think = opening.think
+        self.form: AnswerForm | None = None  # of the answers to come
         self._store: Store | None = None
         self._told: set[str] = set()
-        self._kept = 0.0
+        self._kept, self._is_unkept = 0.0, False  # when of the open answer something was kept last
         if self._session is not None:
             self.conversation = Conversation.of(self._session.history(opening.system))
         self._session_id = self.conversation.id if self._session else None
@@ -109,7 +110,7 @@ class PlainChat:
         """Load a model, and say what should be known of it. On a terminal a failure is told, else raised."""
         tell(say(f"Loading {path.name} …", f"正在加载 {path.name} ……"))
         loading = Loading(path, None if self.engine.was_loaded else self._session)
-        self._work(loading)
+        self.work(loading)
         if loading.error is None:
             self.path = path
             self._greet(loading)
@@ -165,7 +166,7 @@ class PlainChat:
             }
             self._given_sampling = replace(self._given_sampling, **values)
 
-    def _work(self, job: Job, look: Callable[[], None] = lambda: None) -> None:
+    def work(self, job: Job, look: Callable[[], None] = lambda: None) -> None:
         """Have a job done and look at it now and then. Ctrl+C stops the job, a second one the program."""
         self.engine.job = job
         worker = threading.Thread(target=self.engine.work, args=(job,), daemon=True)
@@ -181,7 +182,7 @@ class PlainChat:
     # Asking
 
     def ask(self, text: str, form: AnswerForm | None = None) -> None:
-        """Ask a question, or give an instruction, or a text to go on with: these stand alone."""
+        """Ask a question, or give an instruction, or a text to go on with: these stand alone. `form` None: the one that is set."""
         self._need_model()
         if self.conversation.mode != "chat":
             self.begin_new()
@@ -205,15 +206,16 @@ class PlainChat:
         if opened is None:
             raise BqError(say("There is no answer to go on with.", "没有可以继续的回答。"))
         self._tell_left_out()
-        voice, job = Voice(opened.content), Answering(self._question(form))
-        self._kept = time.monotonic()
+        voice, job = Voice(opened.content), Answering(self.question(form))
+        self._kept, self._is_unkept = time.monotonic(), False
         try:
-            self._work(job, lambda: self._look(job, voice, opened))
+            self.work(job, lambda: self._look(job, voice, opened))
         finally:
             self._finish(job, voice)
         self._tell_end(job, talk.nodes.get(opened.id), voice)
 
-    def _question(self, form: AnswerForm | None) -> Question:
+    def question(self, form: AnswerForm | None = None) -> Question:
+        """The open answer's, as it is put to the model."""
         talk, model = self.conversation, self.engine.model
         is_base = model is not None and model.info.variant == "base"
         return Question(
@@ -223,20 +225,21 @@ class PlainChat:
             max_tokens=self.max_tokens(),
             raw=talk.mode == "complete" or (talk.mode == "instruct" and is_base),
             force=True,  # a Base file's user was warned
-            form=form,
+            form=form or self.form,
             think=self.think(),
         )
 
     def _look(self, job: Answering, voice: Voice, opened: Node) -> None:
         """Take what has come of the answer."""
         text = job.take()
-        if not text:
-            return
-        self.conversation.write(text)
-        if time.monotonic() - self._kept > KEEP_EVERY_SECONDS:
-            self._kept = time.monotonic()
+        if text:
+            self.conversation.write(text)
+            self._is_unkept = True
+        if self._is_unkept and time.monotonic() - self._kept > KEEP_EVERY_SECONDS:  # also when the model pauses
+            self._kept, self._is_unkept = time.monotonic(), False
             self.keep([opened])
-        voice.add(text)
+        if text:
+            voice.add(text)
 
     def _finish(self, job: Answering, voice: Voice) -> None:
         """End the answer and keep it before anything else is done."""
@@ -366,11 +369,11 @@ class PlainChat:
 
     def _candidates(self, command: str) -> Sequence[str]:
         """What may follow a command, for the key that completes."""
-        from bq.tui.chosen_model import known_models
+        from bq.tui.model_paths import model_paths
         from bq.tui.templates import templates
 
-        if command == "model":
-            return [str(path) for path in known_models()]
+        if command in ("model", "compare"):
+            return [str(path) for path in model_paths(self.path)]
         if command == "template":
             with suppress(BqError):
                 return [one.name for one in templates()]

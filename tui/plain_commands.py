@@ -1,17 +1,17 @@
 """What the slash commands do in the line mode: one function each, named in a table."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.language import LANGUAGES, say, set_language
-from bq.tui import by_hand
+from bq.tui import by_hand, plain_answers, plain_models
 from bq.tui.conversation import instruction_text
 from bq.tui.plain_input import is_interactive, tell
 from bq.tui.slash import Command, command_named, commands, params_from, think_from, think_text
+from bq.tui.slash_arguments import place_in
 from bq.tui.table import table
 
 if TYPE_CHECKING:
@@ -71,22 +71,21 @@ def _row(number: int, one: "Listed") -> tuple[str, str, str, str]:
 
 
 def _open(chat: "PlainChat", command: Command) -> None:
-    chat.open(_listed_id(chat, command.argument))
+    """By its number in the list, else by a text that is in it alone; of several the list is shown."""
+    if command.argument.isdecimal():
+        chat.open(_listed_id(chat, command.argument))
+        return
+    found = chat.store.listed(command.argument, _LISTED)
+    if len(found) == 1:
+        chat.open(found[0].id)
+    else:
+        _list(chat, command)
 
 
 def _listed_id(chat: "PlainChat", number: str) -> str:
     """The conversation of this number in the list that was shown last, or would be shown."""
     ids = chat.listed or [one.id for one in chat.store.listed("", _LISTED)]
-    return ids[_index(number, len(ids), "/list")]
-
-
-def _index(number: str, count: int, shows: str) -> int:
-    if not number.isdecimal() or len(number) > 6 or not 1 <= int(number) <= count:
-        raise UsageError(
-            say(f"{number} is no number of the list.", f"{number} 不是列表中的编号。"),
-            say(f"{shows} shows the list.", f"{shows} 显示列表。"),
-        )
-    return int(number) - 1
+    return ids[place_in(number, len(ids), "/list")]
 
 
 def _rename(chat: "PlainChat", command: Command) -> None:
@@ -150,27 +149,6 @@ def _clear(chat: "PlainChat", command: Command) -> None:
     chat.conversation.head = None
     chat.keep()
     tell(say("All is taken back; the system prompt stays.", "已全部撤回；系统提示保留。"))
-
-
-def _fork(chat: "PlainChat", command: Command) -> None:
-    if chat.conversation.head is None:
-        raise BqError(say("There is nothing to copy yet.", "还没有可以复制的内容。"))
-    chat.conversation = chat.conversation.fork(chat.conversation.head)
-    chat.keep()
-    tell(say("This is a copy; the conversation it comes from stays as it is.", "这是副本，原对话保持不变。"))
-
-
-def _pin(chat: "PlainChat", command: Command) -> None:
-    last = chat.conversation.current
-    if last is None:
-        raise BqError(say("Nothing was asked yet.", "还没有提问。"))
-    last.question.pinned = not last.question.pinned
-    chat.keep([last.question])
-    tell(
-        say("The last round stays in the context.", "最后一轮将始终留在上下文中。")
-        if last.question.pinned
-        else say("The last round may be left out again.", "最后一轮不再固定。")
-    )
 
 
 def _copy(chat: "PlainChat", command: Command) -> None:
@@ -266,33 +244,6 @@ def _context(chat: "PlainChat", command: Command) -> None:
         tell(chat.left_out_text(unsent.left_out))
 
 
-def _model(chat: "PlainChat", command: Command) -> None:
-    from bq.tui.chosen_model import known_models, model_named, refuse_folder, remember_model
-
-    known = known_models()
-    if not command.argument:
-        _show_models(known, chat.path)
-        return
-    if command.argument.isdecimal():
-        path = known[_index(command.argument, len(known), "/model")]
-    else:
-        path = model_named(command.argument)
-        refuse_folder(path)
-        if not path.is_file():  # or the model would be gone for nothing
-            raise UsageError(say(f"There is no file {path}.", f"没有文件 {path}。"))
-    chat.load(path)
-    if chat.engine.model is not None:
-        remember_model(path)
-
-
-def _show_models(known: Sequence[Path], current: Path) -> None:
-    for number, path in enumerate(known, 1):
-        mark = say(" (loaded)", "（当前）") if path.resolve() == current.resolve() else ""
-        tell(f"{number}  {path}{mark}")
-    if not known:
-        tell(say("No model is known yet: /model FILE loads one.", "还没有已知的模型：/model 文件 加载一个。"))
-
-
 def _save(chat: "PlainChat", command: Command) -> None:
     if command.argument:
         by_hand.rename(chat.conversation, command.argument)
@@ -341,15 +292,21 @@ _COMMANDS: dict[str, Callable[["PlainChat", Command], None]] = {
     "edit": _edit,
     "undo": _undo,
     "clear": _clear,
-    "fork": _fork,
-    "pin": _pin,
+    "fork": plain_answers.fork,
+    "pin": plain_answers.pin,
+    "versions": plain_answers.versions,
     "copy": _copy,
     "system": _system,
+    "prompts": plain_answers.prompts,
     "params": _params,
     "think": _think,
     "template": _template,
     "context": _context,
-    "model": _model,
+    "mode": plain_answers.mode,
+    "file": plain_answers.file,
+    "form": plain_answers.form,
+    "model": plain_models.model,
+    "compare": plain_models.compare,
     "save": _save,
     "export": _export,
     "import": _import,

@@ -1,18 +1,18 @@
 """The chat app's one screen: what stands where, and the keys' texts in the reader's language."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 
 from textual.app import ComposeResult
-from textual.binding import ActiveBinding, Binding, BindingType
+from textual.binding import ActiveBinding
 from textual.screen import Screen
 from textual.widgets import ContentSwitcher, Footer
 
-from bq.tui.keys import Entry, footer_text, texts
+from bq.tui.footer import fitting, place
+from bq.tui.keys import footer_text
 from bq.tui.line_filter import Blank
 from bq.tui.widgets.line import Line
 from bq.tui.widgets.loading import LoadPanel
-from bq.tui.widgets.message import Said
 from bq.tui.widgets.page import Page
 from bq.tui.widgets.prompt import Prompt
 from bq.tui.widgets.statusline import StatusLine
@@ -41,23 +41,19 @@ class ChatScreen(Blank, Screen[None]):
 
     @property
     def active_bindings(self) -> dict[str, ActiveBinding]:
-        """As Textual's, with texts for the footer that follow the language."""
-        return {
+        """As Textual's, with texts for the footer that follow the language, and as many of them as it has room for."""
+        found = {
             key: active._replace(binding=replace(active.binding, description=footer_text(active.binding)))
             for key, active in super().active_bindings.items()
         }
+        room = fitting((active.binding for active in found.values()), self.app.get_key_display, self.size.width)
+        return {
+            key: active._replace(binding=replace(active.binding, show=active.binding.id in room))
+            for key, active in sorted(found.items(), key=lambda one: place(one[1].binding))
+        }
 
-    def help_entries(self) -> list[Entry]:
-        """Every key of ours as it is bound now, and what it does."""
-        from bq.tui.widgets.complete import CompleteView
-
-        keys: dict[str, list[str]] = {}
-        elsewhere = [one for kind in (Said, CompleteView) for given in kind.BINDINGS for one in _single(given)]
-        here = [active.binding for active in super().active_bindings.values()]
-        for binding in (*here, *(one for one in elsewhere if one.id not in {two.id for two in here})):
-            if binding.id:
-                keys.setdefault(binding.id, []).append(self.app.get_key_display(binding))
-        return [(" / ".join(keys[id]), text) for id, text in texts().items() if id in keys]
+    def on_resize(self) -> None:
+        self.refresh_bindings()
 
     def retell(self) -> None:
         """Draw all texts of the app anew, in the language of now."""
@@ -69,8 +65,3 @@ class ChatScreen(Blank, Screen[None]):
             line.refresh(layout=True)
         self.status_line.refresh()
         self.refresh_bindings()
-
-
-def _single(given: BindingType) -> Iterable[Binding]:
-    """A binding of several keys as one for each."""
-    return Binding.make_bindings([given])

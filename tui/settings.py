@@ -40,13 +40,15 @@ _OPTIONS = {  # a parameter, as Sampling has it, and its option
 class Settings:
     """`language` "" is the environment's, `theme` "" the app's own; a parameter that is not there is as the model has it.
 
-    `think` holds for the models that know modes of it.
+    `think` holds for the models that know modes of it. `keys` are as they stand in the file: bq.tui.keymap reads them, and
+    nothing but the user's hand and the dialog for it writes them.
     """
 
     theme: str = ""
     language: str = ""
     parameters: Mapping[str, float] = field(default_factory=dict)
     think: Think = "auto"
+    keys: Any = None
 
     def with_parameters(self, changes: Mapping[str, float | None]) -> "Settings":
         """The settings with some parameters changed; None takes one out."""
@@ -77,7 +79,7 @@ class Parameter:
 def load() -> Settings:
     """What is set; the defaults where nothing is, or nothing sound."""
     try:
-        found = read_json(_path())
+        found = read_json(settings_path())
     except BqError:
         return Settings()
     theme, language, parameters = found.get("theme"), found.get("language"), found.get("parameters")
@@ -86,12 +88,13 @@ def load() -> Settings:
         language=language if language in LANGUAGES else "",
         think=next((mode for mode in THINK_MODES if mode == found.get("think")), "auto"),
         parameters=dict(_sound(parameters)) if isinstance(parameters, dict) else {},
+        keys=found.get("keys"),
     )
 
 
 def save(settings: Settings) -> None:
     """Keep these settings. Raises BqError if the file cannot be written, or holds something else."""
-    with changing(_path()) as found:
+    with changing(settings_path()) as found:
         for name, value in (
             ("theme", settings.theme),
             ("language", settings.language),
@@ -188,7 +191,8 @@ def _range(type_: "click.ParamType[Any]") -> str:
     return say(f"{least} or more", f"不小于 {least}")
 
 
-def _path() -> Path:
+def settings_path() -> Path:
+    """Where it is kept."""
     return home() / _FILE
 
 

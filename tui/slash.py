@@ -24,7 +24,7 @@ _BETWEEN = re.compile(r"[=:,;：，；]")
 _ALSO = {  # what other programs call them, for the hint alone
     "exit": "quit", "bye": "quit", "q": "quit", "regen": "retry", "regenerate": "retry", "load": "model",
     "models": "model", "set": "params", "resume": "open", "sessions": "list", "history": "list", "search": "find",
-    "reset": "clear", "branch": "fork", "title": "rename", "language": "lang", "h": "help",
+    "reset": "clear", "branch": "fork", "output": "form", "read": "file", "title": "rename", "language": "lang", "h": "help",
 }  # fmt: skip
 
 
@@ -61,7 +61,10 @@ def command_named(name: str, place: Place) -> Slash:
     found = _BY_NAME[word]
     if place not in found.places:
         raise UsageError(
-            say(f"/{word} works in the app alone.", f"/{word} 只能在完整界面中使用。"),
+            say(
+                f"/{word} works in the app alone: here nothing is coloured.",
+                f"/{word} 只能在完整界面中使用：此处不显示颜色。",
+            ),
             say("Start bq chat without --plain.", "请不加 --plain 启动 bq chat。"),
         )
     return found
@@ -175,6 +178,10 @@ def _arguments(word: str, place: Place) -> Mapping[str, str]:
     """The arguments that are the same everywhere."""
     if word == "params":
         return {one.option: f"{one.range}. {one.does}" for one in describe_parameters()} | {"reset": ""}
+    if word == "mode":
+        return dict.fromkeys(("chat", "instruct", "complete"), "")
+    if word == "form":
+        return dict.fromkeys(("none", "choices", "schema", "grammar"), "")
     if word == "think":
         return dict.fromkeys(THINK_MODES, "")
     if word == "lang":
@@ -201,7 +208,9 @@ def _nearest(word: str, place: Place) -> str | None:
 
 def _unknown(word: str, place: Place) -> UsageError:
     also = _ALSO.get(word)
-    near = [also] if also else difflib.get_close_matches(word, [one.name for one in commands(place)], 1, 0.5)
+    names = [one.name for one in commands(place)]
+    mixed = [name for name in names if sorted(name) == sorted(word)]  # /modle is /model before it is /mode
+    near = [also] if also else mixed or difflib.get_close_matches(word, names, 1, 0.5)
     meant = say(f"Did you mean /{near[0]}? ", f"是否想用 /{near[0]}？") if near else ""
     return UsageError(
         say(f"There is no command /{word}.", f"没有命令 /{word}。"),

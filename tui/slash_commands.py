@@ -38,7 +38,13 @@ COMMANDS: tuple[Slash, ...] = (
     Slash("new", _NOTHING, ("Begin another conversation.", "开始新的对话。"), "nothing"),
     Slash("list", ("[TEXT]", "[文字]"), ("Show the conversations, those with this text.", "列出对话，可按文字筛选。")),
     Slash(
-        "open", ("NUMBER", "编号"), ("Go on with a conversation of the list.", "继续列表中的一个对话。"), "something"
+        "open",
+        ("NUMBER | TEXT", "编号 | 文字"),
+        (
+            "Go on with a conversation, by its number in the list or a text in it.",
+            "继续一个对话：按列表编号，或按其中的文字。",
+        ),
+        "something",
     ),
     Slash("find", ("TEXT", "文字"), ("Search all conversations.", "搜索所有对话。"), "something"),
     Slash("rename", ("TITLE", "标题"), ("Give the conversation a title.", "为对话命名。"), "something"),
@@ -66,21 +72,38 @@ COMMANDS: tuple[Slash, ...] = (
     Slash("clear", _NOTHING, ("Take all questions and answers back.", "撤回全部问答。"), "nothing"),
     Slash(
         "fork",
-        _NOTHING,
-        ("Go on in a copy; this conversation stays as it is.", "在副本中继续，原对话不变。"),
-        "nothing",
+        ("[ROUND]", "[轮次]"),
+        (
+            "Go on in a copy, up to a round; this conversation stays as it is.",
+            "在副本中继续（可到某一轮为止），原对话不变。",
+        ),
     ),
     Slash(
         "pin",
-        _NOTHING,
-        ("Keep the last round in the context, or no longer.", "让最后一轮始终留在上下文中，或取消。"),
-        "nothing",
+        ("[ROUND]", "[轮次]"),
+        (
+            "Keep a round, the last one, in the context, or no longer.",
+            "让某一轮（默认最后一轮）始终留在上下文中，或取消。",
+        ),
+    ),
+    Slash(
+        "versions",
+        ("[NUMBER]", "[编号]"),
+        ("Show the versions of the last answer, or go on with one.", "查看最后回答的各个版本，或改用其中一个。"),
     ),
     Slash("copy", _NOTHING, ("Copy the last answer.", "复制最后的回答。"), "nothing"),
     Slash(
         "system",
         ("[TEXT | -]", "[文字 | -]"),
         ("Show or set the system prompt; - for none.", "查看或设置系统提示；- 清除。"),
+    ),
+    Slash(
+        "prompts",
+        ("[NUMBER | keep NAME | delete NUMBER]", "[编号 | keep 名称 | delete 编号]"),
+        (
+            "The library of system prompts: show it, use one, keep the one in use.",
+            "系统提示收藏：列出、使用、收藏当前的、删除。",
+        ),
     ),
     Slash(
         "params",
@@ -94,6 +117,21 @@ COMMANDS: tuple[Slash, ...] = (
             "Have the model think before it answers, or not (Baichuan-M2, M3).",
             "让模型先思考再回答，或不思考（Baichuan-M2、M3）。",
         ),
+    ),
+    Slash(
+        "mode",
+        ("[chat | instruct | complete]", "[chat | instruct | complete]"),
+        ("Chat, single instructions, or text that goes on.", "对话、单条指令或续写。"),
+    ),
+    Slash(
+        "file",
+        ("FILE [TEXT]", "文件 [文字]"),
+        ("Take the input from a file, below a text if one is given.", "从文件读取输入，文字放在其前。"),
+    ),
+    Slash(
+        "form",
+        ("[none | choices A, B | schema FILE | grammar FILE]", "[none | choices 甲, 乙 | schema 文件 | grammar 文件]"),
+        ("Say what answers have to look like.", "规定回答的格式。"),
     ),
     Slash("template", ("[NAME TEXT]", "[名称 文字]"), ("Give a ready-made instruction.", "使用指令模板。")),
     Slash(
@@ -109,9 +147,8 @@ COMMANDS: tuple[Slash, ...] = (
     ),
     Slash(
         "compare",
-        ("[FILE]", "[文件]"),
-        ("Ask two models the same and see both answers.", "让两个模型回答同一问题并对照。"),
-        places=("app",),
+        ("[NUMBER | FILE]", "[编号 | 文件]"),
+        ("Ask another model the same and see both answers.", "让另一个模型回答同一问题并对照。"),
     ),
     Slash(
         "save",

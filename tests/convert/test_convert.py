@@ -228,4 +228,5 @@ def test_the_plan_as_json_and_the_file_agree(tmp_path: Path) -> None:
         (t.name, t.tensor_type.name, int(t.n_bytes)) for t in tensors
     ]
     assert data["file"] == "m-chat-Q5_K_M.gguf"
-    assert all(t.name in plan_text(conversion) for t in tensors)
+    text = plan_text(conversion)
+    assert all(t.name in text for t in tensors)

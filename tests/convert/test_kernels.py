@@ -24,6 +24,7 @@ from bq.runtime.ggml import GgmlType
 from tests.support.blocks import IMPORTANCE, WEIGHTS
 from tests.support.families import Shape, write_checkpoint
 from tests.support.stored import F32
+from tests.support.thinned import thinned
 
 pytest.importorskip("numba", reason="numba (the extra `fast`) is not installed")
 KINDS = sorted(HAVE_KERNELS)
@@ -152,7 +153,8 @@ def written(plan: Plan, quantizer: Quantizer, threads: int = 2) -> bytes:
 @pytest.mark.parametrize("mixture", ["Q4_K_M", "Q5_K_S", "Q3_K_L", "Q2_K", "Q6_K", "IQ4_XS", "IQ4_NL"])
 def test_the_demo_checkpoints_file_is_ggmls(mixture: str, kernels: dict[GgmlType, Kernel]) -> None:
     """Real weights, NormHead and RoPE order on the way in."""
-    plan = plan_of(demo_checkpoint(), mixture)
+    plan = thinned(plan_of(demo_checkpoint(), mixture))
+    assert any(one.normalise for one in plan.tensors)
     assert written(plan, Quantizer(kernels)) == written(plan, GGML)
 
 
@@ -161,7 +163,7 @@ def test_threads_and_chunks_change_no_byte(
     dtype: str, kernels: dict[GgmlType, Kernel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_checkpoint(tmp_path, Shape(hidden=256, heads=4, ffn=512, dtype=dtype))  # type: ignore[arg-type]
-    plan = plan_of(tmp_path, "Q4_K_M")
+    plan = thinned(plan_of(tmp_path, "Q4_K_M"))
     expected = written(plan, GGML)
     for chunk, threads in ((256 * 37, 3), (256 * 100, 2), (1 << 30, 1)):
         monkeypatch.setattr(write, "CHUNK_WEIGHTS", chunk)

@@ -1,6 +1,5 @@
 """Who quantizes: by size, by wish, and by what a sample shows; a missing or broken numba is a line, never a failure of auto."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,6 +19,7 @@ from bq.convert.plan import PlannedTensor, make_plan
 from bq.convert.quantizer import GGML, ROUNDS, choose_quantizer, judge
 from bq.runtime import ggml
 from bq.runtime.gguf_file import read_gguf
+from tests.conftest import ROOT
 from tests.support.blocks import WEIGHTS
 from tests.support.refusals import refusal
 
@@ -208,10 +208,8 @@ def test_the_file_says_who_made_it(tmp_path: Path) -> None:
 @needs_numba
 def test_a_damaged_cache_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of its files are cut, in the place of the others are folders."""
-    load_kernels([ggml.GgmlType.Q6_K])
-    made = kernel_calls._usable_folder()
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    shutil.copytree(made, kernel_calls.cache_folder())
+    assert in_a_new_process(tmp_path) == "compiled"
     assert in_a_new_process(tmp_path) == "cached"
     kept = [path for path in kernel_calls.cache_folder().rglob("*") if path.suffix in (".nbi", ".nbc")]
     assert kept
@@ -261,23 +259,25 @@ def test_a_kernel_is_called_again_without_its_cache_and_an_error_that_stays_is_r
 def test_a_cache_that_cannot_be_written_is_done_without_and_the_sources_folder_left_alone(tmp_path: Path) -> None:
     (tmp_path / "kernels").write_text("not a folder")
     assert in_a_new_process(tmp_path) == "compiled"
-    sources = Path(kernel_calls.__file__).parent / "kernels"
+    sources = ROOT / "tests" / "support"
     assert not [path for path in sources.rglob("*") if path.suffix in (".nbi", ".nbc")]
 
 
 def in_a_new_process(cache: Path) -> str:
-    """Load the kernel that compiles fastest and use it."""
+    """Load tests.support.quick_kernel as a kernel is loaded, and use it."""
     import os
     import subprocess
     import sys
 
     code = (
-        "from bq.convert import kernel_calls, quantizer; from bq.runtime.ggml import GgmlType as T;"
-        "found = kernel_calls.load_kernels([T.Q6_K]); assert quantizer.judge(T.Q6_K, found.kernels[T.Q6_K], 'normal') == 'same';"
+        "import numpy as np; from bq.convert import kernel_calls as calls; from bq.runtime.ggml import GgmlType as T;"
+        "calls._PACKAGE, calls._MODULES = 'tests.support', {T.Q6_K: 'quick_kernel'};"
+        "found = calls.load_kernels([T.Q6_K]); rows = calls.rows_in_memory(np.zeros((3, 512), np.float32));"
+        "assert (calls.quantize(found.kernels[T.Q6_K], T.Q6_K, rows, None, lambda: None) == 512 % 251).all();"
         "print('compiled' if found.compiled else 'cached')"
     )
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

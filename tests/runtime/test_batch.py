@@ -149,15 +149,15 @@ def test_what_prompts_begin_with_in_common_is_decoded_once(model: Model) -> None
 
 
 def test_a_full_cache_puts_answers_back_and_loses_no_token(converted: Convert) -> None:
-    """256 cells for six answers of up to 150 tokens; let in by a guess that the first ones are short."""
+    """256 cells for six answers of up to 80 tokens; let in by a guess that the first ones are short."""
     with load(converted("b2-7b", **SMALL), LoadOptions(ctx=256, threads=1, n_seq=6)) as loaded:
         seen: list[Counts] = []
         loaded._engine.is_end = lambda token: False  # type: ignore[union-attr, method-assign]
         short = jobs_of(loaded, TEXTS[:4], max_tokens=2)
-        long = [replace(job, key=job.key + 4) for job in jobs_of(loaded, TEXTS[:6], max_tokens=150)]
+        long = [replace(job, key=job.key + 4) for job in jobs_of(loaded, TEXTS[:6], max_tokens=80)]
         found = answers(run_batch(loaded, [*short, *long], 6, on_step=seen.append))
         assert seen[-1].put_back > 0
-        assert {len(found[job.key]) for job in long} == {150}
+        assert {len(found[job.key]) for job in long} == {80}
         assert agree(loaded, [*short, *long], found)
         assert seen[-1].tokens == sum(map(len, found.values()))
 

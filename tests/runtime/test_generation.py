@@ -81,7 +81,7 @@ def test_a_new_turn_decodes_only_what_is_new(model: Model) -> None:
 
 
 @pytest.mark.parametrize("stage", ["before", "prefill", "decode", "abandoned"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["b1-13b", "b2-7b"])  # positions in the mask, and in the keys
 def test_after_a_stop_at_any_stage_the_cache_is_what_it_says(converted: Convert, family: Family, stage: str) -> None:
     """Its ids are right, and so the next answer is: logits as of a fresh model."""
     path = converted(family, **SMALL)

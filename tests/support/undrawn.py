@@ -6,6 +6,7 @@ import pytest
 from textual._compositor import Compositor
 from textual._context import visible_screen_stack
 from textual.app import App
+from textual.strip import Strip
 
 
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,8 +20,13 @@ def _nothing(compositor: Compositor, **_: Any) -> None:
 
 def drawn(app: App[Any]) -> str:
     """All that is on the screen, line by line, through Textual's own compositor and filters."""
+    return "\n".join(strip.text.rstrip() for strip in strips(app))
+
+
+def strips(app: App[Any]) -> list[Strip]:
+    """The same with its colours."""
     visible_screen_stack.set(app._background_screens)  # what shows behind a dialog
-    return "\n".join(strip.text.rstrip() for strip in app.screen._compositor.render_strips())
+    return app.screen._compositor.render_strips()
 
 
 def still(app: App[Any]) -> None:

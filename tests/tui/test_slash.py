@@ -77,10 +77,10 @@ def test_a_wrong_command_is_refused_in_a_line_that_helps(line: str, said: str) -
 
 
 def test_a_command_of_the_app_is_refused_in_the_line_mode() -> None:
-    assert parse("/compare", "app") == Command("compare")
+    assert parse("/theme nord", "app") == Command("theme", "nord")
     with pytest.raises(UsageError, match="works in the app alone"):
-        parse("/compare", "plain")
-    assert {"compare", "theme"} == {*NAMES} - {one.name for one in commands("plain")}
+        parse("/theme nord", "plain")
+    assert {"theme"} == {*NAMES} - {one.name for one in commands("plain")}
 
 
 @given(st.text(max_size=60))
@@ -125,7 +125,7 @@ def test_what_begins_so_comes_first_then_what_has_these_letters() -> None:
     assert lines("/ret") == ["/retry"]
     assert lines("/ctx") == ["/context"]
     assert lines("/zz") == lines("text") == lines("/usr/") == lines("/help\n") == []
-    assert "/compare" not in lines("/c", place="plain")
+    assert "/theme" not in lines("/t", place="plain")
 
 
 def test_arguments_are_completed() -> None:

@@ -12,6 +12,7 @@ from bq.runtime.errors import UsageError
 from bq.runtime.language import is_chosen, say, set_language
 from bq.tui.answer import check_text
 from bq.tui.commands.model_name import ModelName
+from bq.tui.commands.offline_option import offline_option
 from bq.tui.commands.options import (
     SAMPLING,
     load_options,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     "--continue", "goes_on", is_flag=True, help=say("Go on with the last conversation.", "继续上一次的对话。")
 )
 @click.option("--theme", help=say("The colours of the app, by name.", "界面配色的名称。"))
+@offline_option
 @model_options_alone
 @sampling_options
 @session_option
@@ -98,10 +100,25 @@ def _settings(theme: str | None) -> "Settings":
     return settings if theme is None else replace(settings, theme=theme)
 
 
+def why_no_screen() -> str:
+    """What keeps the app from being drawn, "" if nothing does: Textual reads keys from stdin and draws on stderr."""
+    if os.environ.get("TERM", "unknown" if os.name == "nt" else "") in ("", "dumb"):
+        return say("TERM names no terminal that can be drawn on", "TERM 所指的终端无法绘制界面")
+    streams = {"stdin": sys.stdin, "stdout": sys.stdout, "stderr": sys.stderr}
+    name = next((name for name, one in streams.items() if not one.isatty()), None)
+    return say(f"{name} is no terminal", f"{name} 不是终端") if name else ""
+
+
 def can_draw() -> bool:
-    """Whether keys can come in and a screen go out: Textual reads stdin and draws on stderr."""
-    terminal = os.environ.get("TERM", "unknown" if os.name == "nt" else "")
-    return terminal not in ("", "dumb") and all(one.isatty() for one in (sys.stdin, sys.stdout, sys.stderr))
+    """Whether keys can come in and a screen go out."""
+    return not why_no_screen()
+
+
+def _say_why() -> None:
+    """A person at the keyboard who asked for the app is told why there are lines instead; a script knows."""
+    if sys.stdin.isatty():
+        reason = why_no_screen()
+        click.echo(say(f"bq: line by line, because {reason}.", f"bq: 逐行模式，因为{reason}。"), err=True)
 
 
 def _chat(system: str, kept: KeptSession | None, settings: "Settings", given: dict[str, Any]) -> int:
@@ -122,7 +139,11 @@ def _chat(system: str, kept: KeptSession | None, settings: "Settings", given: di
         resume=_latest(mode) if given["goes_on"] else None,
         settings=settings,
     )
-    return (_talk if given["plain"] or not can_draw() else _open_app)(opening, given)
+    if not given["plain"] and can_draw():
+        return _open_app(opening, given)
+    if not given["plain"]:
+        _say_why()
+    return _talk(opening, given)
 
 
 def _talk(opening: "Opening", given: dict[str, Any]) -> int:

@@ -42,6 +42,8 @@ class VersionsScreen(Dialog[None]):
             yield CompareView()
 
     def on_mount(self) -> None:
+        if self.is_gone:
+            return
         view = self.query_one(CompareView)
         for side, (number, node) in self._versions.items():
             view.begin(side, _version_name(number, node))
@@ -57,6 +59,8 @@ class CompareScreen(Dialog[None]):
     """The model in use answers, then the other one; then the first is loaded again. Esc stops and closes at any stage."""
 
     BINDINGS = [Binding("escape", "leave", "Close", id="dialog.close", priority=True)]
+
+    asks_the_model = True
 
     def __init__(self, app: "ChatApp", asked: tuple[Message, ...], other: Path) -> None:
         super().__init__()
@@ -76,7 +80,8 @@ class CompareScreen(Dialog[None]):
             yield self._state
 
     def on_mount(self) -> None:
-        self._compare()
+        if not self.is_gone:
+            self._compare()
 
     def action_leave(self) -> None:
         """What runs is stopped; the screen goes when the first model is there again."""

@@ -1,7 +1,7 @@
-"""The conversations that are kept: found by any text in them, opened, renamed, deleted and brought back."""
+"""The conversations that are kept: found by any text in them, opened, renamed, exported, deleted and brought back."""
 
+import asyncio
 import time
-from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from textual import on, work
@@ -15,19 +15,22 @@ from textual.widgets.option_list import Option
 
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
+from bq.tui.deletions import Deletions
 from bq.tui.dialogs.dialog import Dialog
 from bq.tui.dialogs.small import Entry
 from bq.tui.harmless import clean
 from bq.tui.keeper import Keeper
+from bq.tui.widgets.boxes import Field
 from bq.tui.widgets.line import Line
 from bq.tui.widgets.options import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from bq.tui.store import Listed, Store
 
     StoreWork = Callable[[Store], None]
+    Leave = Callable[[str], Awaitable[bool]]  # take a conversation off the screen, if it is there and can be
 
 _SEARCH_AFTER_SECONDS = 0.12
 
@@ -44,15 +47,16 @@ class ConversationsScreen(Dialog[str | None]):
         Binding("f2", "rename", "Rename", id="list.rename", priority=True),
         Binding("f8,ctrl+delete", "delete", "Delete", id="list.delete", priority=True),
         Binding("ctrl+z", "bring_back", "Undo", id="list.undo", priority=True),
+        Binding("ctrl+s", "export", "Export", id="list.export", priority=True),
     ]
 
-    def __init__(self, keeper: Keeper, current: str, open_ids: Collection[str], search: str = "") -> None:
+    def __init__(self, keeper: Keeper, current: str, leave: "Leave", deletions: Deletions, search: str = "") -> None:
         super().__init__()
         self._keeper = keeper
         self._current = current
-        self._open_ids = open_ids  # in any mode: they are not deleted under the user's hands
+        self._leave = leave
         self._search = search
-        self._deleted: list[str] = []
+        self._deletions = deletions
         self._found: list[Listed] = []
         self._pause: Timer | None = None
         self._hint = Line(self._describe, classes="more")
@@ -60,7 +64,7 @@ class ConversationsScreen(Dialog[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog tall"):
             yield Line(lambda: say("Conversations", "对话"), classes="title")
-            yield Input(self._search, placeholder=say("Search in all texts…", "搜索全部内容…"))
+            yield Field(self._search, placeholder=say("Search in all texts…", "搜索全部内容…"))
             options = Options(markup=False)
             options.can_focus = False
             yield options
@@ -77,6 +81,8 @@ class ConversationsScreen(Dialog[str | None]):
 
     @work(exclusive=True, group="search")
     async def _look(self) -> None:
+        if self.is_gone:
+            return
         text = self.query_one(Input).value.strip()
         try:
             self._found = await self._keeper.ask(lambda store: store.listed(text))
@@ -87,7 +93,10 @@ class ConversationsScreen(Dialog[str | None]):
             return
         options = self.query_one(OptionList)
         marked = self._marked()
-        options.set_options(Option(describe(one, one.id == self._current), id=one.id) for one in self._found)
+        options.set_options(
+            Option(describe(one, one.id == self._current, None if text else number), id=one.id)
+            for number, one in enumerate(self._found, 1)
+        )
         names = [one.id for one in self._found]
         if names:
             options.highlighted = names.index(marked) if marked in names else 0
@@ -118,25 +127,47 @@ class ConversationsScreen(Dialog[str | None]):
 
     async def action_delete(self) -> None:
         marked = self._marked()
-        if marked and marked not in self._open_ids:
-            self._deleted.append(marked)
-            await self._change(lambda store: store.delete(marked))
+        if marked and await self._leave(marked):
+            await self._change(lambda store: store.delete(marked), lambda: self._deletions.add(marked))
         elif marked:
             self._hint.change(
-                lambda: say("This one is open: Ctrl+N begins another.", "此对话正打开：Ctrl+N 新建对话。")
+                lambda: say(
+                    "An answer is being written in this one: Esc, Esc stops it.", "此对话正在回答：连按 Esc 停止。"
+                )
             )
 
-    async def action_bring_back(self) -> None:
-        if self._deleted:
-            last = self._deleted.pop()
-            await self._change(lambda store: store.restore(last))
+    @work
+    async def action_export(self) -> None:
+        """Write the marked conversation to a file."""
+        from bq.tui import by_hand
+        from bq.tui.transfer import suggested_name
 
-    async def _change(self, work: "StoreWork") -> None:
+        marked = self._marked()
+        talk = await self._keeper.ask(lambda store: store.load(marked)) if marked else None
+        if talk is None:
+            return
+        title = say("Export to a .md or .json file", "导出为 .md 或 .json 文件")
+        name = await self.app.push_screen_wait(Entry(title, suggested_name(talk, ".md")))
+        if name:
+            try:
+                path = await asyncio.to_thread(by_hand.export, talk, name, False)
+            except BqError as error:
+                self._hint.change(error.cause)  # its remedy is the command's
+            else:
+                self._hint.change(lambda: say(f"Written: {path}", f"已写入：{path}"))
+
+    async def action_bring_back(self) -> None:
+        last = self._deletions.last
+        if last is not None:
+            await self._change(lambda store: store.restore(last), lambda: self._deletions.forget(last))
+
+    async def _change(self, work: "StoreWork", done: "Callable[[], None]" = lambda: None) -> None:
         try:
             await self._keeper.ask(work)
         except BqError as error:
             self._hint.change(str(error))
         else:
+            done()
             self._look()
 
     def _marked(self) -> str | None:
@@ -146,18 +177,19 @@ class ConversationsScreen(Dialog[str | None]):
         return options.get_option_at_index(options.highlighted).id
 
     def _describe(self) -> str:
-        keys = say("Enter opens, F2 renames, F8 deletes", "Enter 打开，F2 重命名，F8 删除")
-        undo = say(", Ctrl+Z brings back", "，Ctrl+Z 撤销删除") if self._deleted else ""
+        keys = say("Enter opens, F2 renames, F8 deletes, Ctrl+S exports", "Enter 打开，F2 重命名，F8 删除，Ctrl+S 导出")
+        undo = say(", Ctrl+Z brings back", "，Ctrl+Z 撤销删除") if self._deletions.last else ""
         none = say("Nothing was found. ", "没有找到。") if not self._found else ""
         return none + keys + undo
 
 
-def describe(listed: "Listed", is_current: bool) -> Content:
-    """An entry of the list: when, what, how long; below it what was found."""
+def describe(listed: "Listed", is_current: bool, number: int | None) -> Content:
+    """An entry of the list: its number, which `/open` takes, where all are listed; when, what, how long; below it what was found."""
     modes = {"chat": "", "instruct": say("single  ", "单条  "), "complete": say("text  ", "续写  ")}
     count = say(f"{listed.rounds} rounds", f"{listed.rounds} 轮") if listed.rounds != 1 else say("1 round", "1 轮")
     mark = "● " if is_current else ""
-    line = f"{when(listed.changed)}  {modes[listed.mode]}{mark}{clean(listed.heading) or say('(empty)', '（空）')}"
+    line = "" if number is None else f"{number:>3}  "
+    line += f"{when(listed.changed)}  {modes[listed.mode]}{mark}{clean(listed.heading) or say('(empty)', '（空）')}"
     content = Content.assemble(line, (f"  {count}", "$text-muted"))
     if listed.snippet:
         content = Content.assemble(content, "\n", (f"    {clean(listed.snippet)}", "$text-muted"))

@@ -12,6 +12,7 @@ from textual.widgets.option_list import Option
 from bq.runtime.language import say
 from bq.tui.dialogs.dialog import Dialog
 from bq.tui.slash import ranked
+from bq.tui.widgets.boxes import Field
 from bq.tui.widgets.line import Line, Text
 from bq.tui.widgets.options import Options
 
@@ -33,13 +34,14 @@ class Finder(Dialog[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog tall"):
             yield Line(self._title, classes="title")
-            yield Input(placeholder=say("Search…", "搜索…"))
+            yield Field(placeholder=say("Search…", "搜索…"))
             options = Options(markup=False)
             options.can_focus = False
             yield options
 
     def on_mount(self) -> None:
-        self._look()
+        if not self.is_gone:
+            self._look()
 
     @on(Input.Changed)
     def _look(self) -> None:

@@ -16,8 +16,7 @@ from bq.runtime.errors import BqError
 from bq.runtime.language import say
 from bq.tui.dialogs.dialog import Dialog
 from bq.tui.dialogs.small import Entry
-from bq.tui.harmless import clean
-from bq.tui.table import gib
+from bq.tui.model_lines import model_lines
 from bq.tui.user_files import file_named
 from bq.tui.widgets.line import Line, Text
 from bq.tui.widgets.options import Options
@@ -37,7 +36,7 @@ class ModelsScreen(Dialog[Path | None]):
         super().__init__()
         self._engine = engine
         self._paths = paths
-        self._current = current
+        self._current = current.absolute() if current else None  # as the paths are
         self._title = title
         self._say = Line(lambda: say("Enter loads it.", "Enter 加载。"), classes="more")
 
@@ -68,7 +67,7 @@ class ModelsScreen(Dialog[Path | None]):
 
     def _options(self, found: "dict[Path, Candidate]") -> list[Option]:
         listed = [
-            Option(describe(path, found.get(path), path == self._current), id=str(number))
+            Option(describe(number + 1, path, found.get(path), path == self._current), id=str(number))
             for number, path in enumerate(self._paths)
         ]
         return [*listed, Option(say("Another file…", "其他文件……"), id=_OTHER)]
@@ -96,26 +95,7 @@ def _missing(name: str) -> str:
     return ""
 
 
-def describe(path: Path, known: "Candidate | None", is_current: bool) -> Content:
-    """A model in some lines: its name, size and kind, then how it fits, and how good it was found to be."""
-    mark = "● " if is_current else "  "
-    if known is None:
-        return Content.assemble((f"{mark}{clean(path.name)}", "bold"), ("\n  …", "$text-muted"))
-    if known.error:
-        return Content.assemble((f"{mark}{clean(path.name)}", "bold"), (f"\n  {clean(known.error)}", "$text-error"))
-    title = f"{mark}{clean(known.name)}  {known.mixture}  {gib(known.size_bytes)} GiB  {known.variant}"
-    fits = (say("fits", "放得下"), "$text-success") if known.fits else (say("does not fit", "放不下"), "$text-error")
-    needs = say(
-        f"needs {gib(known.estimate_bytes)} of {gib(known.free_bytes)} GiB free",
-        f"需要 {gib(known.estimate_bytes)} / 空闲 {gib(known.free_bytes)} GiB",
-    )
-    rest = [needs, say(f"context {known.context}", f"上下文 {known.context}")]
-    if known.gpu_layers:
-        rest.append(
-            say(f"{known.gpu_layers} of {known.layers} layers on the GPU", f"GPU {known.gpu_layers}/{known.layers} 层")
-        )
-    lines: list[str | tuple[str, str]] = [(title, "bold"), "\n  ", fits, (f"  {', '.join(rest)}", "$text-muted")]
-    if known.quality:
-        lines.append((f"\n  {clean(known.quality)}", "$text-muted"))
-    lines.extend((f"\n  ! {clean(warning)}", "$text-warning") for warning in known.warnings)
-    return Content.assemble(*lines)
+def describe(number: int, path: Path, known: "Candidate | None", is_current: bool) -> Content:
+    """A model in some lines, with its number, which `/model` takes, too."""
+    lines = [Content.assemble(*parts) for parts in model_lines(number, path, known, is_current)]
+    return Content("\n").join(lines)

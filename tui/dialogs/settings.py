@@ -8,20 +8,23 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.widgets import Button, Input, Select, TextArea
+from textual.widgets import Button, Input, Select
 
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.language import say, set_language
 from bq.runtime.prompt_format import Think
-from bq.tui.dialogs.dialog import Dialog
+from bq.tui.dialogs.dialog import Dialog, shown_keys
 from bq.tui.dialogs.small import Choice, Entry
 from bq.tui.harmless import clean
 from bq.tui.keeper import Keeper
-from bq.tui.settings import Parameter, Settings, describe_parameters, parse_parameter
+from bq.tui.keys import brief
+from bq.tui.settings import Parameter, Settings, describe_parameters, parse_parameter, settings_path
+from bq.tui.widgets.boxes import Box, Field
 from bq.tui.widgets.line import Line
 
 if TYPE_CHECKING:
     from bq.runtime.sampling import Sampling
+    from bq.tui.app import ChatApp
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,9 @@ class SettingsScreen(Dialog[Chosen | None]):
         self._keeper = keeper
         self._themes = themes
         self._thinks = thinks
-        self._system = TextArea(system, soft_wrap=True, show_line_numbers=False, id="system")
+        self._system = Box(system, soft_wrap=True, show_line_numbers=False, id="system")
         self._wrong = Line("", classes="wrong")
-        self._theme_before = ""
+        self._theme_before: str | None = None  # None until there is a theme to try
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog tall"):
@@ -81,17 +84,45 @@ class SettingsScreen(Dialog[Chosen | None]):
                     yield self._select("theme", [(name, name) for name in self._themes], self.app.theme)
                     languages = [("English", "en"), ("简体中文", "zh"), (say("as the system", "跟随系统"), "system")]
                     yield self._select("language", languages, self._settings.language or "system")
+                with Horizontal(classes="bar"):
+                    yield Line(lambda: say("Keys", "按键"), classes="role")
+                    yield Button(say("Show and change", "查看与更改"), id="keys", compact=True)
+                yield Line(self._describe_keys, classes="does")
             yield self._wrong
             yield Line(
-                lambda: say("Ctrl+S takes it, Esc leaves it. Keys: F1.", "Ctrl+S 确定，Esc 取消。按键说明：F1。"),
+                lambda: say(
+                    f"{_keys(self, 'dialog.take')} takes it, {_keys(self, 'dialog.close')} leaves it. Help: {_keys(self, 'chat.help')}.",
+                    f"{_keys(self, 'dialog.take')} 确定，{_keys(self, 'dialog.close')} 取消。帮助：{_keys(self, 'chat.help')}。",
+                ),
                 classes="more",
             )
+
+    def _describe_keys(self) -> str:
+        """The main keys as they are now, and where one's own are kept."""
+        ids = (
+            "chat.help",
+            "chat.mode",
+            "chat.list",
+            "chat.model",
+            "chat.settings",
+            "chat.new",
+            "chat.again",
+            "chat.quit",
+        )
+        shown = "  ".join(f"{_keys(self, id)} {brief(id)}" for id in ids)
+        return f"{shown}\n{say('Own keys', '自定义按键')}{say(': ', '：')}{settings_path()}"
+
+    @on(Button.Pressed, "#keys")
+    def _open_keys(self) -> None:
+        from bq.tui.dialogs.keys import KeysScreen
+
+        self.app.push_screen(KeysScreen(cast("ChatApp", self.app)))
 
     def _row(self, parameter: Parameter) -> ComposeResult:
         value = self._settings.parameters.get(parameter.name)
         with Horizontal(classes="setting"):
             yield Line(parameter.option, classes="name")
-            yield Input(
+            yield Field(
                 "" if value is None else f"{value:g}",
                 placeholder=self._default(parameter.name),
                 id=f"set-{parameter.name}",
@@ -115,7 +146,8 @@ class SettingsScreen(Dialog[Chosen | None]):
         self.app.theme = str(event.value)
 
     def action_leave(self) -> None:
-        self.app.theme = self._theme_before
+        if self._theme_before is not None:
+            self.app.theme = self._theme_before
         self.dismiss(None)
 
     def action_take(self) -> None:
@@ -179,6 +211,10 @@ class SettingsScreen(Dialog[Chosen | None]):
                 await self._keeper.ask(lambda store: store.save_system_prompt(name, text))
             except BqError as error:
                 self._wrong.change(str(error))
+
+
+def _keys(dialog: SettingsScreen, id: str) -> str:
+    return shown_keys(dialog.app, id)
 
 
 def _think_modes() -> list[tuple[str, str]]:

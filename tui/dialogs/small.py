@@ -6,12 +6,13 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical
-from textual.widgets import Input, OptionList, TextArea
+from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
 from bq.runtime.language import say
 from bq.tui.dialogs.dialog import Dialog
 from bq.tui.harmless import clean
+from bq.tui.widgets.boxes import Box, Field
 from bq.tui.widgets.line import Line, Text
 from bq.tui.widgets.options import Options
 
@@ -51,7 +52,7 @@ class Entry(Dialog[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog"):
             yield Line(self._title, classes="title")
-            yield Input(self._text)
+            yield Field(self._text)
             yield self._wrong
 
     @on(Input.Submitted)
@@ -77,7 +78,7 @@ class Editor(Dialog[str | None]):
         self._title = title
         self._check = check
         self._wrong = Line("", classes="wrong")
-        self._area = TextArea(text, soft_wrap=True, show_line_numbers=False)
+        self._area = Box(text, soft_wrap=True, show_line_numbers=False)
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog tall"):

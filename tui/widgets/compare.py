@@ -21,7 +21,7 @@ from bq.tui.widgets.line import Line, Text
 
 Side = Literal["left", "right"]
 
-_WIDE = 100  # columns: below that the answers stand one above the other
+_WIDE = 80  # columns: below that the answers stand one above the other (a terminal of 100 leaves the view some 90)
 _DIFFERENT = "bold $text-warning on $warning-muted"
 
 

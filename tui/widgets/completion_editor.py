@@ -20,9 +20,10 @@ from textual.widgets.text_area import EditResult, Location, Selection
 
 from bq.tui.completion import Change, Completion, plain
 from bq.tui.harmless import clean
+from bq.tui.widgets.boxes import Box
 
 
-class CompletionEditor(TextArea):
+class CompletionEditor(Box):
     COMPONENT_CLASSES = {"completion-editor--generated"}
     DEFAULT_CSS = """
     CompletionEditor { border: round $foreground 30%; background: $background; }

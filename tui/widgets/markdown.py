@@ -1,8 +1,10 @@
 """Markdown of an untrusted text: no markup of Textual, no HTML, no tooltips made from it, and no link opens by itself."""
 
 import asyncio
+import re
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from markdown_it.token import Token
 from textual import events
@@ -18,6 +20,9 @@ from bq.tui.widgets.long_list import BulletList, OrderedList
 from bq.tui.widgets.long_table import LongTable
 from bq.tui.widgets.long_text import CodeText
 
+if TYPE_CHECKING:
+    from textual.highlight import HighlightTheme
+
 
 @dataclass
 class CodeClicked(Message):
@@ -28,7 +33,27 @@ class CodeClicked(Message):
 
 @lru_cache(maxsize=16)
 def _highlight(code: str, language: str, ansi: bool, dark: bool) -> Content:
-    return MarkdownFence.highlight(code, language, ansi, dark)
+    if ansi:
+        return MarkdownFence.highlight(code, language, ansi, dark)
+    from textual.highlight import highlight
+
+    return highlight(code, language=language or None, theme=_whole_colours())
+
+
+@lru_cache(maxsize=1)
+def _whole_colours() -> "type[HighlightTheme]":
+    """Textual's colours of code, none of them thinned: how far they stand out is the theme's choice."""
+    from textual.highlight import HighlightTheme
+
+    thinned = re.compile(r"(\$[a-z-]+) \d+%")
+
+    class Whole(HighlightTheme):
+        STYLES = {  # as Textual declares it
+            kind: thinned.sub(lambda found: "$text-muted" if found[1] == "$text" else found[1], style)
+            for kind, style in HighlightTheme.STYLES.items()
+        }
+
+    return Whole
 
 
 class _Fence(MarkdownFence):

@@ -128,10 +128,14 @@ class Question(Said):
 
 
 class Answer(Said):
-    """The model's name, what it thought, the text, and how it ended when that was not by itself."""
+    """The model's name, what it thought, the text, and how it ended when that was not by itself.
 
-    def __init__(self, node: Node) -> None:
+    One that is verbatim is shown as the characters that it is made of: JSON is no Markdown.
+    """
+
+    def __init__(self, node: Node, is_verbatim: bool = False) -> None:
         super().__init__(node)
+        self._is_verbatim = is_verbatim
         self._markdown = AnswerMarkdown()
         self._tail = OpenText(classes="tail")
         self._mark = Line(lambda: "", classes="mark")
@@ -167,6 +171,14 @@ class Answer(Said):
         await self._take(*self._thinking.take())
         if self._fold:
             self._fold.end()
+        if self._is_verbatim:
+            self._show_tail()
+        else:
+            await self._render_whole()
+        self.mark(mark)
+        self._role.refresh()
+
+    async def _render_whole(self) -> None:
         rest = self._open.take()
         whole = "".join(self._parts) + rest
         is_same = await asyncio.to_thread(same_rendering, [*self._parts, rest], whole)
@@ -174,8 +186,6 @@ class Answer(Said):
             await (self._markdown.add_blocks(rest) if is_same else self._markdown.update(whole))
             self._show_tail()
         self._parts = [whole]
-        self.mark(mark)
-        self._role.refresh()
 
     def mark(self, mark: Callable[[], str] | None) -> None:
         """Say below the text how it ended; None says nothing."""
@@ -187,16 +197,20 @@ class Answer(Said):
         thought, said = split_thinking(text)
         self._thinking = ThinkingStream()
         self._open.take()
-        self._parts = [said]
         if thought:
             await self._think(thought)
-        await self._markdown.update(said)
+        if self._is_verbatim:
+            self._open.text = said
+        else:
+            self._parts = [said]
+            await self._markdown.update(said)
         self._show_tail()
 
     async def reopen(self) -> None:
         """Show the text as it stands, as what more text will be added to."""
         text = self.node.content
         self._parts = []
+        self._open.take()
         self.mark(None)
         await self._markdown.update("")
         self._thinking = ThinkingStream()
@@ -223,6 +237,9 @@ class Answer(Said):
             await self._think(thought)
         if said and self._fold:
             self._fold.end()
+        if self._is_verbatim:
+            self._open.text += said  # one block, which is never closed
+            return
         closed = self._open.add(said) if said else ""
         if closed:
             self._parts.append(closed)

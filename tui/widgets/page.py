@@ -93,6 +93,12 @@ class Page(Bare, Vertical):
         notice.add_class("of-model")
         await self.notice(notice)
 
+    async def forget_notices(self) -> None:
+        """Take away what was said of another conversation: all but what holds for the model."""
+        await self.ready()
+        said = [one for one in self.notices.query_children(Notice) if not one.has_class("of-model")]
+        await self.notices.remove_children(said)
+
     async def forget_model(self) -> None:
         """Take away what was said of the model before."""
         await self.ready()

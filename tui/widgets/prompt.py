@@ -1,7 +1,8 @@
 """The box to write in: it grows with the text, Enter sends, Ctrl+J or Shift+Enter breaks the line.
 
 A long text that is pasted becomes a note in it, and is whole again in `full_text`. Up on the first line brings earlier
-questions back. It never empties itself: whoever takes the text clears it, so that nothing is lost when sending is refused.
+questions back. A box of a conversation is empty once Enter is pressed, so that what is typed next is another text; whoever
+refuses what was sent gives it back.
 """
 
 import re
@@ -11,38 +12,42 @@ from dataclasses import dataclass
 from textual import events
 from textual.binding import Binding
 from textual.message import Message
-from textual.widgets import TextArea
 from textual.widgets.text_area import EditResult
 
 from bq.runtime.language import say
 from bq.tui.harmless import clean
+from bq.tui.widgets.boxes import Box
 from bq.tui.widgets.suggestions import Suggestions
 
 _LONG_PASTE_CHARACTERS, _LONG_PASTE_LINES = 2000, 20
 
 
-class Prompt(TextArea):
-    # Enter has priority, or TextArea would take it for a line break before bindings are asked.
+class Prompt(Box):
     BINDINGS = [
-        Binding("enter", "send", "Send", id="prompt.send", priority=True, show=False),
-        Binding("tab", "complete", "Complete", id="prompt.complete", priority=True, show=False),
-        Binding("ctrl+j,shift+enter,alt+enter", "newline", "New line", id="prompt.newline", priority=True, show=False),
+        Binding("enter", "send", "Send", id="prompt.send", show=False),
+        Binding("tab", "complete", "Complete", id="prompt.complete", show=False),
+        Binding("ctrl+j,shift+enter,alt+enter", "newline", "New line", id="prompt.newline", show=False),
         Binding("pageup", "app.scroll(-1)", "Scroll up", id="prompt.page_up", show=False),
         Binding("pagedown", "app.scroll(1)", "Scroll down", id="prompt.page_down", show=False),
     ]
 
     @dataclass
     class Submitted(Message):
-        """`text` is whole, `raw` is as it stood in the box when it was sent: more may stand there by now."""
+        """`text` is whole, `raw` is as it stood in the box when it was sent: other things may stand there by now."""
 
         prompt: "Prompt"
         text: str
         raw: str
 
-    def __init__(self, hint: Callable[[], str], *, id: str, suggestions: Suggestions | None = None) -> None:
+    def __init__(
+        self, hint: Callable[[], str], *, id: str, suggestions: Suggestions | None = None, is_emptied: bool = False
+    ) -> None:
         super().__init__(id=id, soft_wrap=True, show_line_numbers=False, highlight_cursor_line=False)
         self._hint = hint
         self._suggestions = suggestions
+        self._is_emptied = is_emptied
+        self._looked_at = ""  # the text that the suggestions are for
+        self.take_back: Callable[[], bool] = lambda: False  # brings a message back that waits to be sent
         self._pasted: dict[str, str] = {}  # what stands for a long text, and the text
         self._earlier: Sequence[str] = ()
         self._at = -1  # in `_earlier`; -1 is what is being written
@@ -85,7 +90,12 @@ class Prompt(TextArea):
     def on_text_area_changed(self) -> None:
         if self._at >= 0 and self.text != clean(self._earlier[self._at]):
             self._at = -1  # it was changed: it is what is being written now
-        if self._suggestions:
+        self._look()
+
+    def _look(self) -> None:
+        """Have the suggestions fit the text: of keys in a burst, the message that it has changed comes late."""
+        if self._suggestions and self._looked_at != self.text:
+            self._looked_at = self.text
             self._suggestions.look(self.text)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -94,37 +104,47 @@ class Prompt(TextArea):
 
     @property
     def _marked(self) -> str | None:
+        self._look()
         return self._suggestions.marked if self._suggestions else None
 
     def action_complete(self) -> None:
         if line := self._marked:
             self.write(line + " ")
 
+    def give_back(self, raw: str) -> None:
+        """What was sent is not wanted: it stands before what was written since."""
+        if self._is_emptied:
+            self.write(raw + self.text)
+
     def take(self, raw: str) -> None:
-        """Take away what was sent; what was written since stays."""
+        """Take away what was sent, if it did not go by itself; what was written since stays."""
+        if self._is_emptied:
+            return
         rest = self.text[len(raw) :] if self.text.startswith(raw) else ""
         self.clear()
         self.insert(rest)
 
     def action_send(self) -> None:
-        self.call_later(self._send)  # behind the letters of one burst, which wait for this box when its bindings run
-
-    def _send(self) -> None:
-        if self._suggestions:
-            self._suggestions.look(self.text)  # what was written is ahead of its message
         line = self._marked
         if line and " " not in self.text.strip() and line.split()[0] != self.text.strip():
             self.write(line + " ")  # half a command: it is completed first, and sent by the next Enter
         else:
-            self.post_message(self.Submitted(self, self.full_text, self.text))
+            self._submit()
+
+    def _submit(self) -> None:
+        sent = self.Submitted(self, self.full_text, self.text)
+        if self._is_emptied and sent.text.strip():
+            self.clear()
+        self.post_message(sent)
 
     def action_newline(self) -> None:
-        self.call_later(self.insert, "\n")
+        start, end = self.selection
+        self._replace_via_keyboard("\n", start, end)  # undone by itself, as what Enter inserts elsewhere
 
     def action_cursor_up(self, select: bool = False) -> None:
         if self._suggestions and self._marked:
             self._suggestions.move(-1)
-        elif select or self._row() > 0 or not self._recall(1):
+        elif select or self._row() > 0 or not (self.take_back() or self._recall(1)):
             super().action_cursor_up(select)
 
     def action_cursor_down(self, select: bool = False) -> None:
@@ -135,12 +155,17 @@ class Prompt(TextArea):
 
     def on_paste(self, event: events.Paste) -> None:
         """What is pasted may come from anywhere: its control characters stay out. TextArea inserts it after this."""
-        event.text = clean(event.text)
-        lines = event.text.count("\n") + 1
-        if len(event.text) > _LONG_PASTE_CHARACTERS or lines > _LONG_PASTE_LINES:
-            event.text = self._note(event.text, lines)
+        event.text = self._brief(clean(event.text))
 
-    def _note(self, text: str, lines: int) -> str:
+    def put(self, text: str) -> None:
+        """Write a text at the cursor, a long one as a note."""
+        self.insert(self._brief(text))
+
+    def _brief(self, text: str) -> str:
+        """The text, or the note that stands for a long one."""
+        lines = text.count("\n") + 1
+        if len(text) <= _LONG_PASTE_CHARACTERS and lines <= _LONG_PASTE_LINES:
+            return text
         number = len(self._pasted) + 1
         note = say(
             f"[pasted {number}: {len(text)} characters, {lines} lines]",

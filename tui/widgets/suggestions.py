@@ -48,7 +48,9 @@ class Suggestions(Options, can_focus=False):
             return []
         from bq.tui.slash import completions
 
-        found = [one for one in completions(text, "app", self._arguments) if one.line != text.rstrip()][:_MOST]
+        found = completions(text, "app", self._arguments)[:_MOST]
+        if any(one.line == text.rstrip() for one in found):
+            found = []  # Enter means it, and not a longer one: /mode, and not /model
         self.set_options(
             Option(Content.assemble(clean(one.line), (f"  {clean(one.does)}", "$text-muted"))) for one in found
         )

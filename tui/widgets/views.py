@@ -20,6 +20,7 @@ from bq.tui.widgets.message import Answer, Question, Said
 from bq.tui.widgets.page import Earlier, Log, Page
 from bq.tui.widgets.prompt import Prompt
 from bq.tui.widgets.suggestions import Candidates, Suggestions
+from bq.tui.widgets.waiting import Held, WaitingLine
 
 SHOWN_MESSAGES = 24  # of a conversation that is opened; the earlier ones come when asked for
 _MOST_MESSAGES = 120  # on the screen; above that the earliest go, so that a long talk stays quick
@@ -31,7 +32,9 @@ class View(Page):
     def __init__(self, *, id: str, prompt: Prompt) -> None:
         super().__init__(id=id)
         self.prompt = prompt
+        self.prompt.take_back = self.take_back
         self.log_area = Log()
+        self.waiting = WaitingLine()
         self._first = 0  # message of the path that is shown
         self._path: Sequence[Shown] = ()
         self._mounting = asyncio.Lock()
@@ -54,6 +57,14 @@ class View(Page):
     def show_draft(self, text: str) -> None:
         """Put a text back into the box, unless something else is being written already."""
 
+    @abstractmethod
+    def hold(self, message: Held) -> None:
+        """Keep a message until it can be sent."""
+
+    @abstractmethod
+    def take_back(self) -> bool:
+        """Put the message that waits back into the box; False if none does."""
+
     @property
     def form(self) -> AnswerForm | None:
         """What an answer has to look like."""
@@ -65,6 +76,7 @@ class View(Page):
         if is_new:
             await self.ready()
             await self.log_area.drop("Said")
+            await self.forget_notices()
         if is_new or len(path) < self._first:
             self._first = max(0, len(path) - SHOWN_MESSAGES)
         if len(path) - self._first > _MOST_MESSAGES:
@@ -97,7 +109,7 @@ class View(Page):
             self.call_later(self.show_earlier)
 
     def insert_text(self, text: str) -> None:
-        self.prompt.insert(text)
+        self.prompt.put(text)
 
     def follow(self) -> None:
         """Go to the end and stay there while it grows."""
@@ -178,10 +190,12 @@ class ChatView(View):
 
     def __init__(self, candidates: Candidates) -> None:
         self.suggestions = Suggestions(candidates)
-        super().__init__(id="chat", prompt=Prompt(_chat_hint, id="message", suggestions=self.suggestions))
+        prompt = Prompt(_chat_hint, id="message", suggestions=self.suggestions, is_emptied=True)
+        super().__init__(id="chat", prompt=prompt)
 
     def compose(self) -> ComposeResult:
         yield self.log_area
+        yield self.waiting
         yield self.suggestions
         yield self.prompt
 
@@ -189,10 +203,22 @@ class ChatView(View):
         return self.prompt.full_text.strip()
 
     def draft(self) -> str:
-        return self.prompt.draft
+        """With the message that waits, which is not said yet."""
+        waiting, written = self.waiting.message, self.prompt.draft
+        return "\n".join(one for one in (waiting.question if waiting else "", written) if one)
+
+    def hold(self, message: Held) -> None:
+        self.waiting.hold(message)
+
+    def take_back(self) -> bool:
+        message = self.waiting.release()
+        if message is not None:
+            self.prompt.write("\n".join(one for one in (message.raw, self.prompt.text) if one))
+        return message is not None
 
     async def clear(self) -> None:
         await super().clear()
+        self.waiting.hold(None)
         self.prompt.clear()
 
     def show_draft(self, text: str) -> None:
@@ -200,4 +226,5 @@ class ChatView(View):
             self.prompt.write(text)
 
     def show_conversation(self, conversation: Conversation) -> None:
+        self.waiting.hold(None)
         self.prompt.write(conversation.draft)

@@ -1,6 +1,7 @@
 """`bq convert` in a folder of its own: how it is called, what a failure looks like, and a run that takes long enough to be stopped."""
 
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -33,8 +34,11 @@ class Bq:
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
     def start(self, *arguments: object, **named: Any) -> "subprocess.Popen[str]":
+        """Left running; as a shell's foreground job it minds Ctrl+C."""
         command = [str(self.command), *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **named}
+        if os.name != "nt":
+            pipes["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None
         return subprocess.Popen(command, cwd=self.folder, env=self.environment, **pipes)
 
     def files(self) -> list[str]:

@@ -129,13 +129,16 @@ async def test_rename_delete_and_undo_in_the_list(start):
     assert {one.heading for one in kept()} == {"gamma", "beta"}
 
 
-async def test_the_open_conversation_is_not_deleted_under_the_users_hands(start):
+async def test_a_conversation_is_not_deleted_while_its_answer_is_written(start, fake):
     async with start(size=(90, 30)) as s:
-        await s.ask("one")
+        fake.writing.shut()
+        await s.send("one")
+        await s.until(lambda: s.shows("writing"))
         await s.press("f3")
         await s.until(lambda: s.shows("● one"))
         await s.press("f8")
-        assert s.shows("This one is open")
+        await s.until(lambda: s.shows("An answer is being written in this one"))
+        fake.writing.open()
     assert len(kept()) == 1
 
 

@@ -49,7 +49,7 @@ async def test_an_answer_goes_on_while_the_other_mode_is_shown(start, fake):
     async with start(size=(90, 40)) as s:
         await s.send("x")
         await s.press("f2")
-        await s.send("do it")
+        await s.press("ctrl+n")
         assert s.shows("Still answering")
         fake.writing.open()
         await s.ready()

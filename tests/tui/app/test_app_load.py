@@ -25,13 +25,11 @@ async def test_writing_begins_while_the_model_loads_and_sending_waits(start, fak
     async with start(load=False) as s:
         await s.until(lambda: s.shows("loading 50%"))
         await s.press("h", "i", "enter")
-        assert s.shows("The model is still loading; your text is kept.")
-        assert s.prompt.text == "hi"
+        assert s.shows("Waiting to be sent (Esc or Up takes it back): hi")
+        assert s.prompt.text == ""
         fake.loading.open()
-        await s.ready()
-        await s.press("enter")
-        await s.ready()
-        assert s.shows("An answer.")
+        await s.until(lambda: s.shows("An answer."))
+        assert not s.shows("Waiting to be sent")
 
 
 async def test_esc_stops_the_loading_and_ctrl_r_loads_again(start, fake):

@@ -33,7 +33,7 @@ LINES = ["/undo", "/fork", "/pin", "/context", "/clear", "/retry", "/new", "/hel
 PRESSES = 300
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1])
 async def test_random_keys_do_no_harm(start, fake, seed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     dice = random.Random(seed)
