@@ -15,6 +15,7 @@ from textual.binding import Binding, BindingType
 from textual.keys import _character_to_key, key_to_character
 
 from bq.runtime.language import say
+from bq.tui.harmless import clean
 from bq.tui.keys import texts
 from bq.tui.settings import changing, settings_path
 
@@ -26,6 +27,7 @@ _ALSO = {"esc": "escape", "return": "enter", "del": "delete", "pgup": "pageup", 
 _SAME = {"ctrl+i": "tab", "ctrl+m": "enter", "ctrl+h": "backspace", "ctrl+left_square_bracket": "escape"}
 _COPIES = "ctrl+c"
 _MOST = 3  # keys for one action
+_BRIEF = 40  # characters of what is wrong
 _FIXED = {"complete.take_1"}  # nine actions in one line of the help
 
 
@@ -81,7 +83,7 @@ def read(given: object) -> Keymap:
     for id, value in given.items():
         found = _keys_of(str(id), value)
         if isinstance(found, str):
-            wrong.append(f"{str(id)[:60]}{say(': ', '：')}{found}")
+            wrong.append(f"{_brief(str(id))}{say(': ', '：')}{found}")
         else:
             keys[id] = found
     wrong += _drop_clashes(keys)
@@ -143,7 +145,7 @@ def _keys_of(id: str, value: object) -> tuple[str, ...] | str:
 def _unusable(action: Action, text: str, key: str | None) -> str:
     """Why a key cannot be used for an action; "" if it can."""
     if key is None:
-        return say(f"there is no key {text.strip()[:20]!r}.", f"没有按键 {text.strip()[:20]!r}。")
+        return say(f"there is no key “{_brief(text)}”.", f"没有按键“{_brief(text)}”。")
     if key in action.keys:
         return ""
     if key in _SAME:
@@ -205,6 +207,11 @@ def _meet(one: Action, other: Action) -> bool:
         return False
     in_dialog = bool(places & {"list", "dialog"})
     return not in_dialog or (one if one.place == "chat" else other).always
+
+
+def _brief(text: str) -> str:
+    """What stands in the file, in a line that can be shown."""
+    return clean(" ".join(text.split()))[:_BRIEF]
 
 
 def _single(given: Iterable[BindingType]) -> Iterable[Binding]:

@@ -77,7 +77,9 @@ def test_models_are_shown_as_in_the_picker_and_loaded_by_their_numbers(
 ) -> None:
     done = talk("/model", f"/model {other}", "hi", "/model", "/model 2", "/model 99", cwd=other.parent)
     shown = told(done)
-    assert re.search(r"^ 1 ● .*  F32  0\.\d+ GiB  chat  \(loaded\)\n     " + re.escape(str(speaker)), shown, re.MULTILINE)
+    assert re.search(
+        r"^ 1 ● .*  F32  0\.\d+ GiB  chat  \(loaded\)\n     " + re.escape(str(speaker)), shown, re.MULTILINE
+    )
     assert re.search(r"^     fits  needs .* GiB free, context \d+$", shown, re.MULTILINE)
     assert re.search(r"^ 2   .*\n     " + re.escape(str(other)), shown, re.MULTILINE)
     assert re.search(r"^ 1 ● .*\(loaded\)\n     " + re.escape(str(other)), shown, re.MULTILINE)
