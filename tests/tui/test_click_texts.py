@@ -29,8 +29,9 @@ def test_a_wrong_use_is_told_in_chinese(bq: Callable[..., Any], arguments: tuple
     assert not re.search("[A-Za-z]{3,}", NAMES.sub("", found)), found
 
 
-def test_the_help_has_chinese_headings(bq: Callable[..., Any]) -> None:
-    found = bq("--lang", "zh", "--help").stdout.decode()
+def test_the_help_has_chinese_headings(bq_process: Callable[..., Any]) -> None:
+    """In a process of its own: what the commands' modules say is made when they are imported."""
+    found = bq_process("--lang", "zh", "--help").stdout.decode()
     assert all(one in found for one in ("用法:", "选项:", "命令:", "显示此帮助并退出。", "显示版本并退出。"))
 
 

@@ -134,8 +134,9 @@ def test_a_message_and_its_menu(looks_right, fake):
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_the_settings(looks_right, language):
+def test_the_settings(looks_right, language, monkeypatch):
     set_language(language)
+    monkeypatch.setattr("bq.tui.dialogs.settings.settings_path", lambda: "/home/me/settings.json")
 
     async def steps(session):
         await session.press("f5")
