@@ -41,6 +41,8 @@ class Terminal:
             "TERM": "xterm-256color",
         }
         self._run("new-session", "-d", "-x", "100", "-y", "30", command, env=environment)
+        # Or tmux ends with the program that a test kills, unless the test starts the next one before tmux has seen that.
+        self._run("set-option", "-g", "remain-on-exit", "on")
 
     def _run(self, *arguments: str, env: dict[str, str] | None = None) -> str:
         done = subprocess.run([*self._tmux, *arguments], capture_output=True, text=True, env=env)
