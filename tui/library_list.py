@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from bq.library.entry import Entry
 
 
+_MOST_MISSING = 12  # shown: what is here is what people look for
+
+
 @dataclass(frozen=True)
 class Kept:
     """A model of the library, and what its file is now; None if that is missing."""
@@ -60,8 +63,12 @@ def library_text(kept: Sequence[Kept]) -> str:
     parts += unusable([(one.entry.name, one.file) for one in kept if one.file is not None])
     missing = [f"  {one_line(one.entry.name)}: {one_line(str(one.entry.path))}" for one in kept if one.file is None]
     if missing:
-        parts.append("\n".join([_missing_head(), *missing]))
+        parts.append("\n".join([_missing_head(), *missing[:_MOST_MISSING], *_more(len(missing) - _MOST_MISSING)]))
     return "\n\n".join(parts)
+
+
+def _more(count: int) -> list[str]:
+    return [say(f"  … and {count:,} more (--json)", f"  ……另有 {count:,} 个（--json）")] if count > 0 else []
 
 
 def _missing_head() -> str:

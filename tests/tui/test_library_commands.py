@@ -95,6 +95,16 @@ def test_the_library_comes_first_in_the_list(folder: Path) -> None:
     assert "stray.gguf" in others
 
 
+def test_of_many_missing_ones_some_are_listed_and_the_others_counted(tmp_path: Path) -> None:
+    from bq.library.entry import Entry
+    from bq.tui.library_list import Kept, library_text
+
+    many = [Kept(Entry(f"model-{number}", tmp_path / f"{number}.gguf"), None) for number in range(14)]
+    text = library_text(many)
+    assert (text.count(".gguf"), text.splitlines()[-1]) == (12, "  … and 2 more (--json)")
+    assert (library_text(many[:12]).count(".gguf"), "more" in library_text(many[:12])) == (12, False)
+
+
 def test_missing_ones_are_listed_with_what_to_do(folder: Path) -> None:
     run("import", folder)
     (folder / "a.gguf").unlink()
