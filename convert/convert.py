@@ -28,6 +28,7 @@ from bq.convert.vocabulary import Vocabulary, read_vocabulary
 from bq.convert.write import Progress, Target, write_tensors
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.language import say
+from bq.runtime.unreadable import unreadable
 
 DEMO_NAME = "bq-demo"
 DEMO_SOURCE = "demo"
@@ -110,13 +111,7 @@ def prepare_several(
     try:
         first = _prepare(source, chosen[0], variant, name, types, importance, adapters)
     except OSError as error:
-        raise BqError(
-            say(
-                f"{error.filename or source} cannot be read: {error.strerror or error}.",
-                f"无法读取 {error.filename or source}：{error.strerror or error}。",
-            ),
-            say("Check the path and its permissions.", "请检查路径与权限。"),
-        ) from None
+        raise unreadable(error.filename or source, error) from None
     return [_refuse_useless(one) for one in (first, *(in_mixture(first, mixture) for mixture in chosen[1:]))]
 
 

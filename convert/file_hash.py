@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
+from bq.runtime.unreadable import unreadable
 
 SHA256_DIGITS, SHA1_DIGITS = 64, 40
 _CHUNK_BYTES = 4 << 20
@@ -93,9 +94,4 @@ def _holds(file: FileHash, passed: Callable[[int], None]) -> bool:
         is_sized = file.path.stat().st_size == file.size
         return is_sized and digest_of(file.path, file.size, len(file.digest), passed) == file.digest
     except OSError as error:
-        raise BqError(
-            say(
-                f"{file.path} cannot be read: {error.strerror or error}.",
-                f"无法读取 {file.path}：{error.strerror or error}。",
-            )
-        ) from None
+        raise unreadable(file.path, error) from None

@@ -22,6 +22,7 @@ from bq.runtime.errors import BqError, UsageError
 from bq.runtime.ggml import GgmlType
 from bq.runtime.gguf_header import MAX_NAME
 from bq.runtime.language import say
+from bq.runtime.unreadable import unreadable
 
 FORMAT = "bq-types-1"
 _KEYS = {"format", "name", "base", "types", "note"}
@@ -72,9 +73,8 @@ def read_type_plan(path: Path) -> TypePlan:
             say("Give the file that `bq search` wrote.", "请给出 `bq search` 写出的文件。"),
         ) from None
     except OSError as error:
-        raise BqError(
-            say(f"{path} cannot be read: {error.strerror or error}.", f"无法读取 {path}：{error.strerror or error}。"),
-            say("Give the file that `bq search` wrote.", "请给出 `bq search` 写出的文件。"),
+        raise unreadable(
+            path, error, say("Give the file that `bq search` wrote.", "请给出 `bq search` 写出的文件。")
         ) from None
     if len(data) > _MOST_BYTES:
         raise _bad(say(f"{path.name} is larger than {_MOST_BYTES:,} bytes", f"{path.name} 超过 {_MOST_BYTES:,} 字节"))

@@ -20,6 +20,7 @@ from bq.library.home import home
 from bq.runtime.atomic_file import in_use, replacing
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
+from bq.runtime.unreadable import unreadable
 
 _FORMAT = 1
 _MOST_BYTES = 16 << 20
@@ -41,10 +42,7 @@ def read_entries() -> tuple[list[Entry], bool]:
     except FileNotFoundError:
         return [], True
     except OSError as error:
-        raise BqError(
-            say(f"{path} cannot be read: {error.strerror}.", f"无法读取 {path}：{error.strerror}。"),
-            say("Check its permissions.", "请检查其权限。"),
-        ) from None
+        raise unreadable(path, error) from None
     text = data.decode("utf-8", "replace")
     found = _parsed(text) if len(data) <= _MOST_BYTES else None
     return (found, True) if found is not None else (_legible(text), False)

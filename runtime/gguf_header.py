@@ -14,6 +14,7 @@ from typing import Any
 
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.language import say
+from bq.runtime.unreadable import unreadable
 
 MAGIC = b"GGUF"
 # MAX_ARRAY and MAX_STRING (bytes) hold for all arrays and all strings of a file together: as Python objects they take
@@ -114,10 +115,7 @@ def read_header(path: Path) -> Header:
             ),
         ) from None
     except OSError as error:
-        raise BqError(
-            say(f"{path} cannot be read: {error.strerror or error}.", f"无法读取 {path}：{error.strerror or error}。"),
-            say("Check that it is a file that you may read.", "请检查它是否是文件，以及是否有读取权限。"),
-        ) from None
+        raise unreadable(path, error) from None
     except FAULTS as error:
         raise not_whole(path, error) from None
 

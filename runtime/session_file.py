@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, NoReturn
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
 from bq.runtime.prompt import Message
+from bq.runtime.unreadable import unreadable
 
 MAGIC = b"bqsess\r\n"  # a transfer as text would change it
 VERSION = 1
@@ -97,14 +98,14 @@ def open_session(path: Path) -> SessionFile:
             say("Check the path; --session makes one.", "请检查路径；--session 可新建会话。"),
         ) from None
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     except _Bad as error:
         raise _damaged(path, error) from None
     try:
         return _read(path, file)
     except OSError as error:
         file.close()
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     except (_Bad, ValueError, RecursionError, MemoryError) as error:
         file.close()
         raise _damaged(path, error) from None
@@ -207,11 +208,4 @@ def _damaged(path: Path, error: Exception) -> BqError:
     return BqError(
         say(f"{path.name} is no whole session: {error}.", f"{path.name} 不是完整的会话文件：{error}。"),
         say("It is left as it is; give another name to begin anew.", "文件保持原样；要重新开始请换一个文件名。"),
-    )
-
-
-def _unreadable(path: Path, error: OSError) -> BqError:
-    return BqError(
-        say(f"{path} cannot be read: {error.strerror}.", f"无法读取 {path}：{error.strerror}。"),
-        say("Check who may read it, or give another name.", "请检查读取权限，或换一个文件名。"),
     )

@@ -24,7 +24,7 @@ from textual.widgets import Markdown, TextArea
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
 from bq.tui import app_answers, app_counts, app_kept, app_keys, app_model, notes, themes
-from bq.tui.app_keys import DialogKeys
+from bq.tui.app_keys import DialogKeys, PageKeys
 from bq.tui.clipboard import copy_natively
 from bq.tui.conversation import Conversation, Mode, Node
 from bq.tui.deletions import Deletions
@@ -47,8 +47,6 @@ from bq.tui.widgets.prompt import Prompt
 from bq.tui.widgets.views import ChatView
 
 if TYPE_CHECKING:
-    from bq.runtime.prompt_format import Think
-    from bq.runtime.sampling import Sampling
     from bq.tui.widgets.complete_page import CompletePage
 
 COUNT_AFTER_SECONDS = 0.15
@@ -59,7 +57,7 @@ MODES: tuple[Mode, ...] = ("chat", "instruct", "complete")  # in F2's order
 BASE_MODES: tuple[Mode, ...] = ("chat", "complete", "instruct")  # from where a Base file does not fit to where it does
 
 
-class ChatApp(DialogKeys, App[None], inherit_bindings=False):
+class ChatApp(DialogKeys, PageKeys, App[None], inherit_bindings=False):
     TITLE = "bq"
     CSS_PATH = Path(__file__).with_name("chat.tcss")
     ENABLE_COMMAND_PALETTE = False  # Textual's: this one speaks the language of the moment, and never races with itself
@@ -82,7 +80,7 @@ class ChatApp(DialogKeys, App[None], inherit_bindings=False):
         self.desk_mode: Mode = opening.mode or "chat"
         self.has_chosen_mode = opening.mode is not None or opening.resume is not None
         # Options of the command line go before what was set earlier.
-        self._given_sampling = opening.sampling
+        self.given_sampling = opening.sampling
         self.parameters = Settings() if opening.sampling else replace(self.settings, theme="", language="")
         self.given_max_tokens = opening.max_tokens
         self.given_think = opening.think
@@ -187,27 +185,6 @@ class ChatApp(DialogKeys, App[None], inherit_bindings=False):
         self.refresh_bindings()
         self.call_later(app_answers.send_held, self)  # after what follows at once, as another model that is loaded
 
-    # How answers are drawn
-
-    def sampling(self) -> "Sampling | None":
-        """What the command line or the settings say; None for what the file says."""
-        if not set(self.parameters.parameters) - {"max_tokens"}:
-            return self._given_sampling
-        defaults = self.default_sampling()
-        return self.parameters.sampling(defaults) if defaults else None
-
-    def default_sampling(self) -> "Sampling | None":
-        """What the command line or the file says; None while there is no file."""
-        return self._given_sampling or (self.engine.model.info.sampling if self.engine.model else None)
-
-    def max_tokens(self) -> int | None:
-        """The longest answer that was asked for; the command line goes before what was set earlier."""
-        return self.given_max_tokens or self.parameters.max_tokens
-
-    def think(self) -> "Think":
-        """Whether the next answer begins with thoughts; what is set counts for a model that knows modes of it."""
-        return (self.given_think or self.settings.think) if self.thinks else "auto"
-
     @property
     def thinks(self) -> bool:
         return self.engine.model is not None and self.engine.model.info.thinks
@@ -294,27 +271,11 @@ class ChatApp(DialogKeys, App[None], inherit_bindings=False):
     def _leave_messages(self) -> None:
         self.desk.page.focus_target.focus()
 
-    def action_messages(self) -> None:
-        """To the last message."""
-        messages = list(self.desk.page.query(Said))
-        if messages and len(self.screen_stack) == 1:
-            messages[-1].focus()
-            messages[-1].scroll_visible(animate=False)
-
     @on(Earlier.Wanted)
     async def _show_earlier(self) -> None:
         await self.desk.view.show_earlier()
 
     # Keys
-
-    def action_again(self) -> None:
-        if self.engine.model is None and not self.engine.busy:
-            self.load()
-        else:
-            app_answers.again(self, self.desk)
-
-    def action_go_on(self) -> None:
-        app_answers.go_on(self, self.desk)
 
     async def action_new(self) -> None:
         if self.engine.busy and self.refuse():
@@ -355,9 +316,6 @@ class ChatApp(DialogKeys, App[None], inherit_bindings=False):
         desk = self.desk
         return desk.has_page and not desk.is_text and desk.view.waiting.message is not None
 
-    def action_copy_answer(self) -> None:
-        self.copy_text(self.desk.conversation.last_answer)
-
     def copy_text(self, text: str) -> None:
         """Copy a text, saying so."""
         if text:
@@ -365,17 +323,6 @@ class ChatApp(DialogKeys, App[None], inherit_bindings=False):
             self.hint(lambda: say(f"Copied {len(text)} characters.", f"已复制 {len(text)} 个字符。"))
         else:
             self.hint(notes.no_answer_yet)
-
-    def action_scroll(self, pages: int) -> None:
-        self.desk.page.scroll_pages(pages)
-
-    def action_help(self) -> None:
-        from bq.tui.dialogs.help import HelpScreen
-
-        self.push_screen(HelpScreen())
-
-    def action_help_quit(self) -> None:
-        self.hint(notes.how_to_quit)
 
     async def action_quit(self) -> None:
         self.is_leaving = True

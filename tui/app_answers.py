@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 from bq.runtime.errors import Cancelled
-from bq.tui import app_counts, app_kept, notes
+from bq.tui import app_counts, app_kept, app_sampling, notes
 from bq.tui.conversation import Conversation, Node
 from bq.tui.desk import Desk
 from bq.tui.engine import Answering, Question
@@ -140,13 +140,13 @@ def _question(app: "ChatApp", desk: Desk) -> Question:
     return Question(
         messages=talk.messages(),
         pinned=talk.pinned(),
-        sampling=app.sampling(),
-        max_tokens=app.max_tokens(),
+        sampling=app_sampling.sampling(app),
+        max_tokens=app_sampling.max_tokens(app),
         raw=desk.is_text or (talk.mode == "instruct" and app.is_base),
         force=True,  # a Base file was warned of
         form=None if desk.is_text else desk.view.form,
         top_tokens=ALTERNATIVES if desk.is_text else 0,
-        think=app.think(),
+        think=app_sampling.think(app),
     )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.language import get_language, say, set_language
-from bq.tui import app_answer_commands, app_dialogs, app_kept, app_messages, by_hand, notes, slash
+from bq.tui import app_answer_commands, app_dialogs, app_kept, app_messages, app_sampling, by_hand, notes, slash
 from bq.tui.desk import Desk
 from bq.tui.engine import Unsent
 from bq.tui.machine_error import of_machine
@@ -189,16 +189,18 @@ async def _think(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
     if command.argument and model is not None:
         app.given_think = slash.think_from(command.argument, model.info)
         app.count_unsent()
-    await _tell(desk, slash.think_text(app.think()) if model else say("No model is loaded.", "尚未加载模型。"))
+    await _tell(
+        desk, slash.think_text(app_sampling.think(app)) if model else say("No model is loaded.", "尚未加载模型。")
+    )
 
 
 def describe_sampling(app: "ChatApp") -> str:
     """One line: how the next answer is drawn."""
-    sampling = app.sampling() or app.default_sampling()
+    sampling = app_sampling.sampling(app) or app_sampling.default_sampling(app)
     if sampling is None:
         return say("No model is loaded.", "尚未加载模型。")
     seed = say("random", "随机") if sampling.seed is None else sampling.seed
-    limit = app.max_tokens() or (app.engine.model.info.max_new_tokens if app.engine.model else "")
+    limit = app_sampling.max_tokens(app) or (app.engine.model.info.max_new_tokens if app.engine.model else "")
     return (
         f"temp {sampling.temperature:g}  top-k {sampling.top_k}  top-p {sampling.top_p:g}  "
         f"repeat-penalty {sampling.repeat_penalty:g}  seed {seed}  max-tokens {limit}"
@@ -219,7 +221,7 @@ async def _template(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
 async def _context(app: "ChatApp", desk: Desk, command: slash.Command) -> None:
     messages = desk.conversation.transcript()
     pins = desk.conversation.pinned()
-    limit, think = app.max_tokens(), app.think()
+    limit, think = app_sampling.max_tokens(app), app_sampling.think(app)
     unsent = await asyncio.to_thread(app.engine.measure, messages, limit, pins, think) if messages else None
     if unsent is None:
         await _tell(desk, say("The context is empty, or the model is busy.", "上下文为空，或模型正忙。"))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bq.runtime.prompt import Message
+from bq.tui import app_sampling
 from bq.tui.desk import Desk, to_send
 from bq.tui.engine import Answering, Unsent
 from bq.tui.shown import shown
@@ -31,7 +32,9 @@ def mark_left_out(app: "ChatApp", desk: Desk, job: Answering) -> None:
 
 
 def _measure(app: "ChatApp", desk: Desk, messages: Sequence[Message]) -> None:
-    unsent = app.engine.measure(messages, app.max_tokens(), desk.conversation.pinned(), app.think())
+    unsent = app.engine.measure(
+        messages, app_sampling.max_tokens(app), desk.conversation.pinned(), app_sampling.think(app)
+    )
     app.call_later(_measured, app, desk, messages, unsent)
 
 

@@ -8,7 +8,7 @@ from textual.binding import Binding
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.language import say
 from bq.runtime.prompt import Message
-from bq.tui import app_kept
+from bq.tui import app_kept, app_sampling
 from bq.tui.answer_form import AnswerForm
 from bq.tui.conversation import Conversation
 from bq.tui.desk import Desk
@@ -84,7 +84,7 @@ async def models(app: "ChatApp") -> None:
 
 async def settings(app: "ChatApp") -> None:
     """Change settings, which are kept, and this conversation's system prompt."""
-    desk, defaults, themes = app.desk, app.default_sampling(), sorted(app.available_themes)
+    desk, defaults, themes = app.desk, app_sampling.default_sampling(app), sorted(app.available_themes)
     chosen = await app.push_screen_wait(
         SettingsScreen(app.settings, app.parameters, defaults, desk.conversation.system, app.keeper, themes, app.thinks)
     )

@@ -1,4 +1,4 @@
-"""The app's keys, and what each of those does that opens a dialog. The dialogs are imported with the first one."""
+"""The app's keys, and what those do that open a dialog or work on the page. The dialogs are imported with the first one."""
 
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, cast
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, cast
 from textual.binding import Binding
 
 from bq.runtime.errors import BqError
-from bq.tui import app_answers
+from bq.tui import app_answers, notes
 from bq.tui.machine_error import of_machine
+from bq.tui.widgets.message import Said
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -97,5 +98,41 @@ class DialogKeys:
         self.open_dialog(lambda dialogs: dialogs.theme(self))
 
 
-def _app(keys: DialogKeys) -> "ChatApp":
+class PageKeys:
+    """What keys do with the page on the screen. Not an App itself either."""
+
+    def action_messages(self) -> None:
+        """To the last message."""
+        app = _app(self)
+        messages = list(app.desk.page.query(Said))
+        if messages and len(app.screen_stack) == 1:
+            messages[-1].focus()
+            messages[-1].scroll_visible(animate=False)
+
+    def action_again(self) -> None:
+        app = _app(self)
+        if app.engine.model is None and not app.engine.busy:
+            app.load()
+        else:
+            app_answers.again(app, app.desk)
+
+    def action_go_on(self) -> None:
+        app_answers.go_on(_app(self), _app(self).desk)
+
+    def action_copy_answer(self) -> None:
+        _app(self).copy_text(_app(self).desk.conversation.last_answer)
+
+    def action_scroll(self, pages: int) -> None:
+        _app(self).desk.page.scroll_pages(pages)
+
+    def action_help(self) -> None:
+        from bq.tui.dialogs.help import HelpScreen
+
+        _app(self).push_screen(HelpScreen())
+
+    def action_help_quit(self) -> None:
+        _app(self).hint(notes.how_to_quit)
+
+
+def _app(keys: DialogKeys | PageKeys) -> "ChatApp":
     return cast("ChatApp", keys)

@@ -82,16 +82,9 @@ def run(arguments: list[str], debug: bool) -> int:
     """Run a command; returns the exit status: 2 for a wrong use, 1 for a failure, 130 when interrupted."""
     import click
 
-    if get_language() == "zh":
-        from bq.tui.click_texts import speak_chinese
-
-        speak_chinese()  # before help texts are made
+    _prepare(debug)
     from bq.tui.cli import cli
 
-    if debug:
-        from bq.runtime.llama import echo_log
-
-        echo_log(True)
     try:
         result = cli.main(arguments, prog_name="bq", standalone_mode=False)
         sys.stdout.flush()
@@ -120,6 +113,18 @@ def run(arguments: list[str], debug: bool) -> int:
             raise
         print(_defect(error), file=sys.stderr)
         return 1
+
+
+def _prepare(debug: bool) -> None:
+    """What has to be before the commands are imported, whose help texts are made then."""
+    if get_language() == "zh":
+        from bq.tui.click_texts import speak_chinese
+
+        speak_chinese()
+    if debug:
+        from bq.runtime.llama import echo_log
+
+        echo_log(True)
 
 
 def _defect(error: Exception) -> str:

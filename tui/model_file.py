@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from bq.runtime.errors import BqError
 from bq.runtime.gguf_file import GgufFile, read_gguf
-from bq.runtime.language import say
 from bq.runtime.structure import check_structure
+from bq.runtime.unreadable import unreadable
 from bq.tui.chosen_model import refuse_folder
 
 
@@ -16,8 +15,5 @@ def read_model(path: Path) -> GgufFile:
         file = read_gguf(path)
         check_structure(file)
     except OSError as error:  # a folder above that may not be entered, a file that cannot be mapped
-        raise BqError(
-            say(f"{path} cannot be read: {error.strerror}.", f"无法读取 {path}：{error.strerror}。"),
-            say("Check the permissions.", "请检查权限。"),
-        ) from None
+        raise unreadable(path, error) from None
     return file

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bq.runtime.errors import BqError, UsageError
+from bq.runtime.errors import UsageError
 from bq.runtime.language import say
+from bq.runtime.unreadable import unreadable
 from bq.tui.user_files import file_named
 
 if TYPE_CHECKING:
@@ -47,7 +48,4 @@ def read_text(given: str) -> "Text":
             say("Save it as UTF-8.", "请另存为 UTF-8。"),
         ) from None
     except OSError as error:
-        raise BqError(
-            say(f"{path} cannot be read: {error.strerror}.", f"无法读取 {path}：{error.strerror}。"),
-            say("Check its permissions.", "请检查其权限。"),
-        ) from None
+        raise unreadable(path, error) from None

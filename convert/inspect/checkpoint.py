@@ -25,9 +25,10 @@ from bq.convert.source import ITEM_SIZES, SourceTensor
 from bq.convert.torch_file import read_torch_file
 from bq.convert.vocabulary import read_vocabulary
 from bq.runtime.errors import BqError
-from bq.runtime.language import Both, say
+from bq.runtime.language import Both
 from bq.runtime.releases import Release, find_release
 from bq.runtime.sampling import Sampling
+from bq.runtime.unreadable import unreadable
 
 T = TypeVar("T")
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -165,13 +166,7 @@ class _Problems:
         except BqError as error:
             problem = error
         except OSError as error:
-            problem = BqError(
-                say(
-                    f"{error.filename} cannot be read: {error.strerror or error}.",
-                    f"无法读取 {error.filename}：{error.strerror or error}。",
-                ),
-                say("Check the permissions.", "请检查权限。"),
-            )
+            problem = unreadable(error.filename, error)
         if not is_quiet and all(str(problem) != str(one) for one in self.found):
             self.found.append(problem)
         return None

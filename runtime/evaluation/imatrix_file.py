@@ -21,6 +21,7 @@ from bq.runtime.ggml import GgmlType
 from bq.runtime.gguf_file import GgufFile, TensorEntry, read_gguf
 from bq.runtime.gguf_header import DEFAULT_ALIGNMENT, MAGIC, MAX_NAME
 from bq.runtime.language import say
+from bq.runtime.unreadable import unreadable
 
 _SQUARES, _COUNT = ".in_sum2", ".counts"
 _DATASETS, _CHUNKS, _CHUNK_SIZE = "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"
@@ -89,10 +90,7 @@ def read_imatrix(path: Path) -> ImportanceMatrix:
             say("`bq imatrix` makes one.", "可用 `bq imatrix` 生成。"),
         ) from None
     except OSError as error:
-        raise BqError(
-            say(f"{path} cannot be read: {error.strerror or error}.", f"无法读取 {path}：{error.strerror or error}。"),
-            say("Check that it is a file that you may read.", "请检查它是否是文件，以及是否有读取权限。"),
-        ) from None
+        raise unreadable(path, error) from None
     except _Bad as error:
         raise BqError(
             say(f"{path.name} is no importance matrix: {error}.", f"{path.name} 不是重要性矩阵：{error}。"),

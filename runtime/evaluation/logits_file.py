@@ -25,6 +25,7 @@ import numpy.typing as npt
 from bq.runtime.errors import BqError
 from bq.runtime.evaluation.score import F32, F64, Ids, log_sum_exp
 from bq.runtime.language import say
+from bq.runtime.unreadable import unreadable
 
 MAGIC = b"_logits_"
 SUFFIX = ".logits"
@@ -166,10 +167,7 @@ def open_logits(path: Path) -> LogitsFile:
             file.close()
             raise
     except OSError as error:
-        raise BqError(
-            say(f"{path} cannot be read: {error.strerror}.", f"无法读取 {path}：{error.strerror}。"),
-            say("Check that it is a file that you may read.", "请检查它是否是文件，以及是否有读取权限。"),
-        ) from None
+        raise unreadable(path, error) from None
 
 
 def _read_header(file: BinaryIO, name: str, size: int) -> tuple[Ids, int]:

@@ -14,7 +14,7 @@ from textual.containers import Vertical
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
 from bq.runtime.prompt import Message
-from bq.tui import app_answers, notes
+from bq.tui import app_answers, app_sampling, notes
 from bq.tui.conversation import Node
 from bq.tui.dialogs.dialog import Dialog
 from bq.tui.engine import Answering, Loading, Question
@@ -140,10 +140,12 @@ class CompareScreen(Dialog[None]):
         return texts[job.stop]() if job.stop in texts else ""
 
     def _question(self) -> Question:
-        sampling = self._chat.sampling() or self._chat.default_sampling()
+        sampling = app_sampling.sampling(self._chat) or app_sampling.default_sampling(self._chat)
         if sampling is not None and sampling.seed is None:
             sampling = replace(sampling, seed=_SEED)
-        return Question(messages=self._asked, sampling=sampling, max_tokens=self._chat.max_tokens(), force=True)
+        return Question(
+            messages=self._asked, sampling=sampling, max_tokens=app_sampling.max_tokens(self._chat), force=True
+        )
 
     @staticmethod
     async def _watch(job: Answering | Loading, look: Callable[[], None]) -> None:

@@ -1,7 +1,7 @@
 """The chat app with a fake model, in English, without the clipboard of the machine that runs the tests."""
 
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import ModuleType
 from typing import Any
@@ -57,3 +57,25 @@ def start(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> Start:
                 fake.release()
 
     return run
+
+
+@pytest.fixture
+def looks_right(snap_compare: Any, fake: Fake) -> Callable[..., bool]:
+    """Compares the app after some steps with its snapshot; cursors stand still and no time is shown."""
+
+    def compare(steps: Callable[[Session], Awaitable[None]], size: tuple[int, int] = (80, 32), **options: Any) -> bool:
+        app = make_app(**options)
+        for desk in app.desks.values():
+            desk.page.focus_target.cursor_blink = False
+
+        async def run_before(pilot: Any) -> None:
+            session = Session(app, pilot, fake)
+            await session.ready()
+            await steps(session)
+            for box in app.screen.query("Input"):
+                box.cursor_blink = False
+            await pilot.pause()
+
+        return bool(snap_compare(app, run_before=run_before, terminal_size=size))
+
+    return compare

@@ -1,38 +1,12 @@
 """How the modes and dialogs look in the language and the width that test_app_snapshots leaves out, and in high contrast."""
 
-import pytest
-
 from bq.runtime.language import set_language
 from bq.tui.dialogs.compare import CompareScreen, VersionsScreen
 from bq.tui.engine import Candidate
 from bq.tui.settings import Settings
 
-from .session import Session, make_app
-
 SMALL = {"mixture": "Q4_K_M", "variant": "chat", "size_bytes": 4_601_000_000, "plan": "", "layers": 33, "context": 4096}
 FITS = {"fits": True, "estimate_bytes": 5 << 30, "free_bytes": 8 << 30}
-
-
-@pytest.fixture
-def looks_right(snap_compare, fake):
-    """Compares the app after some steps; the cursor stands still and no time is shown."""
-
-    def compare(steps, size=(80, 24), **options):
-        app = make_app(**options)
-        for desk in app.desks.values():
-            desk.page.focus_target.cursor_blink = False
-
-        async def run_before(pilot):
-            session = Session(app, pilot, fake)
-            await session.ready()
-            await steps(session)
-            for box in app.screen.query("Input"):
-                box.cursor_blink = False
-            await pilot.pause()
-
-        return snap_compare(app, run_before=run_before, terminal_size=size)
-
-    return compare
 
 
 def test_the_single_instruction_mode_in_chinese(looks_right, fake):
@@ -94,7 +68,7 @@ def test_the_conversations_in_english(looks_right, monkeypatch):
         await session.press("f3")
         await session.until(lambda: session.shows("2  12:00"))
 
-    assert looks_right(steps)
+    assert looks_right(steps, size=(80, 24))
 
 
 def test_the_model_picker_with_a_quality_figure_in_chinese(looks_right, fake, tmp_path, monkeypatch):
@@ -114,7 +88,7 @@ def test_the_model_picker_with_a_quality_figure_in_chinese(looks_right, fake, tm
         await session.press("f4")
         await session.until(lambda: session.shows("93.1%"))
 
-    assert looks_right(steps)
+    assert looks_right(steps, size=(80, 24))
 
 
 def test_a_chat_in_high_contrast(looks_right, fake):
@@ -123,7 +97,7 @@ def test_a_chat_in_high_contrast(looks_right, fake):
     async def steps(session):
         await session.ask("A question?")
 
-    assert looks_right(steps, settings=Settings(theme="high-contrast-light"))
+    assert looks_right(steps, settings=Settings(theme="high-contrast-light"), size=(80, 24))
 
 
 def test_the_keys_of_ones_own(looks_right, monkeypatch):

@@ -6,7 +6,6 @@ from bq.runtime.language import set_language
 from bq.tui.engine import Candidate
 
 from .fake import ModelInfo
-from .session import Session, make_app
 
 ANSWER = """\
 量化把每个权重压缩成更少的比特。常用的几种：
@@ -25,26 +24,6 @@ bq convert Baichuan2-7B-Chat -q Q4_K_M
 1. 先下载
 2. 再转换
 """
-
-
-@pytest.fixture
-def looks_right(snap_compare, fake):
-    """Compares the app after some steps; the cursor stands still and no time is shown."""
-
-    def compare(steps, size=(80, 32), **options):
-        app = make_app(**options)
-        for desk in app.desks.values():
-            desk.page.focus_target.cursor_blink = False
-
-        async def run_before(pilot):
-            session = Session(app, pilot, fake)
-            await session.ready()
-            await steps(session)
-            await pilot.pause()
-
-        return snap_compare(app, run_before=run_before, terminal_size=size)
-
-    return compare
 
 
 async def nothing(session):
