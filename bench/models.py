@@ -1,10 +1,14 @@
 """The files that the runtime is measured on: the bundled model, and generated ones in Baichuan2-7B's form."""
 
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from bq.convert.convert import DEMO_NAME, convert, demo_checkpoint, prepare
 from bq.runtime.cpu import usable_cores
 from tests.support.families import Shape, write_checkpoint
+from tests.support.stored import Stored
 
 FOLDER = Path("build/bench")
 SHAPES = {
@@ -31,7 +35,8 @@ def generated(name: str, mixture: str = "Q4_K_M", tokenizer: Path | None = None)
     out = FOLDER / f"{name}-{mixture}.gguf"
     if not out.exists():
         source = FOLDER / f"{name}-checkpoint"
-        write_checkpoint(source, SHAPES[name])
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            write_checkpoint(source, SHAPES[name], edit=lambda tensors: list(_ahead(tensors, pool)))
         if tokenizer is not None:
             (source / "tokenizer.model").write_bytes(tokenizer.read_bytes())
         convert(prepare(source, mixture), out, usable_cores())
@@ -39,3 +44,18 @@ def generated(name: str, mixture: str = "Q4_K_M", tokenizer: Path | None = None)
             path.unlink()
         source.rmdir()
     return out
+
+
+def _ahead(tensors: Sequence[Stored], pool: Executor, many: int = 16) -> Iterator[Stored]:
+    """The tensors, whose values are drawn by several threads while others are written; each is written once, in this order."""
+    drawn: dict[int, Future[bytes]] = {}
+
+    def bytes_of(number: int) -> Iterator[bytes]:
+        for near in range(number, min(number + many, len(tensors))):
+            if near not in drawn:
+                drawn[near] = pool.submit(lambda one=tensors[near]: b"".join(one.storage.chunks()))  # type: ignore[misc]
+        yield drawn.pop(number).result()
+
+    for number, tensor in enumerate(tensors):
+        storage = replace(tensor.storage, chunks=lambda number=number: bytes_of(number))
+        yield replace(tensor, storage=storage)

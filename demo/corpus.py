@@ -27,7 +27,7 @@ class Question:
     """One question in one language. The same `id` in the other language is the same question."""
 
     id: str
-    topic: str  # the file's name: models, quantization, usage or talk
+    topic: str  # the file's name: models, quantization, usage, commands or talk
     lang: Language
     ask: tuple[str, ...]  # wordings in training
     held_out: str  # one wording that no training step sees

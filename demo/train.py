@@ -1,8 +1,8 @@
-"""Rebuilds the demo checkpoint from the corpus: `python demo/train.py [--out demo/checkpoint] [--minutes M]`.
+"""Rebuilds the demo checkpoint from the corpus: `python demo/train.py [--out demo/checkpoint] [--steps N | --minutes M]`.
 
 Input: `demo/corpus/*.toml`. Output: a checkpoint folder in the released form of a Baichuan2-7B, and figures on the
-screen. Needs torch, numpy and sentencepiece, nothing of bq. The seed is fixed; the number of steps is, too, unless
-`--minutes` asks for as many as fit in that time.
+screen. Needs torch, numpy and sentencepiece, nothing of bq. The seed and the number of steps are the
+recipe's, unless `--minutes` asks for as many as fit in that time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from training.network import Network, Shape
 from training.recipe import Recipe
 from training.samples import Sampler
 from training.score import Exam, exams, failures, greedy, scores
-from training.trainer import Trainer
+from training.trainer import Trainer, arithmetic, device
 
 HERE = Path(__file__).parent
 _SHOWN_PARTS = ("held-out", "dialogue held-out", "off-topic held-out")
@@ -91,14 +91,14 @@ def _run(
             )
         if number % 500 == 0:
             keep()
-            with torch.autocast("cpu", torch.bfloat16):
+            with arithmetic():
                 report(trainer.averaged(), sampled)
 
 
 def evaluate(folder: Path) -> None:
     """Figures of a written checkpoint, from its files alone."""
     tokenizer = load_tokenizer((folder / "tokenizer.model").read_bytes())
-    network = load_network(folder, Shape(vocabulary_size=tokenizer.vocab_size()))
+    network = load_network(folder, Shape(vocabulary_size=tokenizer.vocab_size())).to(device())
     asked = exams(load_corpus(), tokenizer)
     print("with NormHead, bf16 weights, f32 arithmetic:")
     failed = report(network, asked)
@@ -113,7 +113,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HERE / "checkpoint")
     parser.add_argument("--start", type=Path, help="go on from this checkpoint, after small changes of the corpus")
-    parser.add_argument("--minutes", type=float, help="as many steps as fit in so long, instead of the recipe's number")
+    parser.add_argument("--steps", type=int, default=Recipe.steps, help=f"{Recipe.steps} unless given")
+    parser.add_argument("--seed", type=int, default=Recipe.seed, help=f"{Recipe.seed} unless given")
+    parser.add_argument("--minutes", type=float, help="as many steps as fit in so long, instead of a number")
     parser.add_argument(
         "--evaluate", action="store_true", help="only print the figures of the checkpoint that is there"
     )
@@ -121,7 +123,8 @@ def main() -> None:
     if arguments.evaluate:
         evaluate(arguments.out)
     else:
-        recipe = replace(Recipe(), learning_rate=5e-4, rough_from=0.0) if arguments.start else Recipe()
+        recipe = Recipe(seed=arguments.seed, steps=arguments.steps)
+        recipe = replace(recipe, learning_rate=5e-4, rough_from=0.0) if arguments.start else recipe
         train(recipe, arguments.minutes, arguments.out, arguments.start)
 
 

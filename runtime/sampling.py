@@ -7,13 +7,16 @@ times; the few candidates left go through llama.cpp's sampler chain, whose gener
 """
 
 import ctypes
+import struct
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from bq.runtime.candidates import F32 as F32
+from bq.runtime.candidates import MOST, Candidates, Greatest
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
 from bq.runtime.llama import library
@@ -25,11 +28,8 @@ if TYPE_CHECKING:
     from bq.runtime.gguf_file import GgufFile
     from bq.runtime.tokenizer import Tokenizer
 
-F32 = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.intp]
 
-_COLUMNS = 1024  # top-k looks at this many column maxima first
-_FEW = 64  # up to here top-k goes by columns; beyond, numpy's partition of all logits is as good
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data (llama.h)
 
 
@@ -90,8 +90,7 @@ class Logits:
         """The logits [vocab] of output `index` of the last decode, as llama_get_logits_ith counts (-1: the last)."""
         if context is None:
             raise RuntimeError("the model is closed")
-        pointer = library().llama_get_logits_ith(context, index)
-        address = ctypes.cast(pointer, ctypes.c_void_p).value
+        address = _logits_address()(context, index)
         if address is None:
             raise RuntimeError(f"the last decode kept no logits for output {index}")
         row = self._seen.get(address)
@@ -103,6 +102,14 @@ class Logits:
         return row
 
 
+@cache
+def _logits_address() -> Callable[[Any, int], int | None]:
+    """llama_get_logits_ith, whose pointer is given as a number: the bindings' own makes an object of it each time."""
+    kind = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
+    function: Callable[[Any, int], int | None] = kind(("llama_get_logits_ith", library()._lib))
+    return function
+
+
 class Sampler:
     """Draws the tokens of one answer and remembers them for the penalty. `prompt` counts for it too."""
 
@@ -110,31 +117,25 @@ class Sampler:
         self, sampling: Sampling, vocab_size: int, prompt: Iterable[int] = (), constraint: Constraint | None = None
     ) -> None:
         self.constraint = constraint
-        self._sampling = sampling
         self._logits = Logits(vocab_size)
-        self._penalized = sampling.repeat_penalty != 1
+        self._top_k = sampling.top_k if sampling.temperature > 0 else 1
         self._penalty, self._shrink = np.float32(sampling.repeat_penalty), np.float32(1 / sampling.repeat_penalty)
-        self._is_seen = np.zeros(vocab_size, np.bool_)
-        self._seen = np.zeros(vocab_size, np.int64)  # the first `_seen_count` are the distinct tokens so far
-        self._seen_count = 0
-        for token in prompt:
-            self._remember(token)
+        self._seen = set(prompt)
+        self._few: Candidates | None = None
+        if 0 < self._top_k <= MOST and sampling.repeat_penalty >= 1:
+            self._few = Candidates(vocab_size, self._top_k, float(self._shrink), float(self._penalty))
         self._chance = None if sampling.temperature <= 0 else _Chance(sampling)
 
     def sample(self, context: Any, index: int = -1) -> int:
-        """Draw a token from output `index` of the last decode and remember it. Raises BqError if the logits are no numbers.
-
-        The row is changed on the way (penalty): each output is sampled once.
-        """
+        """Draw a token from output `index` of the last decode and remember it. Raises BqError if the logits are no numbers."""
         return self.draw(self._logits.row(context, index))
 
     def draw(self, logits: F32) -> int:
-        """Draw a token from logits [vocab], which are changed, and remember it."""
-        self._penalize(logits)
+        """Draw a token from logits [vocab] and remember it. A constraint may mask them."""
         token = self._pick(logits)
         if self.constraint is not None:
             token = self._constrained(self.constraint, logits, token)
-        self._remember(token)
+        self._seen.add(token)
         return token
 
     def close_soon(self, context: Any, index: int = -1) -> int | None:
@@ -144,15 +145,8 @@ class Sampler:
         token = self.constraint.closing(self._logits.row(context, index))
         if token is not None:
             self.constraint.accept(token)
-            self._remember(token)
+            self._seen.add(token)
         return token
-
-    def _penalize(self, logits: F32) -> None:
-        """Apply the repetition penalty in place, once for each token seen (Keskar et al. 2019, CTRL, 4.1)."""
-        if self._penalized and self._seen_count:
-            seen = self._seen[: self._seen_count]
-            values = logits[seen]
-            logits[seen] = np.where(values > 0, values * self._shrink, values * self._penalty)
 
     def close(self) -> None:
         """Free the chain and the constraint; it is not used again."""
@@ -164,12 +158,26 @@ class Sampler:
             self.constraint = None
 
     def _pick(self, logits: F32) -> int:
-        if self._chance is None:
-            token = int(logits.argmax())
-            if logits[token] != logits[token]:
-                raise not_a_number()
-            return token
-        return self._chance.pick(logits)
+        found = self._few.of(logits, self._seen) if self._few is not None else None
+        if found is None:
+            lowered = self._lowered(logits)
+            if not 0 < self._top_k < len(lowered):
+                assert self._chance is not None, "greedy is a top-k of one"
+                return self._chance.pick_of_all(lowered)
+            found = [(float(lowered[token]), int(token)) for token in top_k(lowered, self._top_k)]
+        if found[0][0] != found[0][0]:
+            raise not_a_number()
+        return found[0][1] if self._chance is None else self._chance.pick(found)
+
+    def _lowered(self, logits: F32) -> F32:
+        """All logits [vocab] after the repetition penalty, which counts once for each token seen."""
+        if self._penalty == 1 or not self._seen:
+            return logits
+        seen = np.fromiter(self._seen, np.intp, len(self._seen))
+        values = logits[seen]
+        lowered: F32 = logits.copy()
+        lowered[seen] = np.where(values > 0, values * self._shrink, values * self._penalty)
+        return lowered
 
     def _constrained(self, constraint: Constraint, logits: F32, token: int) -> int:
         """`token` if it is allowed, else another pick among those that are: masking all of them costs milliseconds."""
@@ -184,19 +192,12 @@ class Sampler:
         constraint.accept(token)
         return token
 
-    def _remember(self, token: int) -> None:
-        if self._penalized and not self._is_seen[token]:
-            self._is_seen[token] = True
-            self._seen[self._seen_count] = token
-            self._seen_count += 1
-
 
 class _Chance:
-    """Temperature, top-k, top-p and the draw itself, the last three by llama.cpp's sampler chain."""
+    """Temperature, top-p and the draw itself, by llama.cpp's sampler chain."""
 
     def __init__(self, sampling: Sampling) -> None:
         lib = self._lib = library()
-        self._top_k = sampling.top_k
         self._chain: Any = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         seed = RANDOM_SEED if sampling.seed is None else sampling.seed
         for sampler in (
@@ -209,64 +210,49 @@ class _Chance:
         self._pointer = ctypes.byref(self._array)
         self._prepare(0)
 
-    def pick(self, logits: F32) -> int:
-        is_cut = 0 < self._top_k < len(logits)
-        if len(self._ids) != (self._top_k if is_cut else len(logits)):
-            self._prepare(self._top_k if is_cut else len(logits))
-        if is_cut:
-            order = top_k(logits, self._top_k)
-            self._ids[:] = order
-            self._values[:] = logits[order]
-            top = self._values[0]
-        else:
-            self._ids[:] = self._every  # top-p has put the last ones into an order of its own
-            self._values[:] = logits
-            top = logits.max()
-        if top != top:
+    def pick(self, found: Sequence[tuple[float, int]]) -> int:
+        """Draw from candidates (logit, token), the greatest first."""
+        if len(found) != len(self._candidates):
+            self._prepare(len(found))
+        fields: list[float] = []
+        for logit, token in found:
+            fields += token, logit
+        struct.pack_into("=" + "if4x" * len(found), self._candidates, 0, *fields)
+        return self._draw(is_sorted=True)
+
+    def pick_of_all(self, logits: F32) -> int:
+        """Draw from logits [vocab]."""
+        if len(logits) != len(self._candidates):
+            self._prepare(len(logits))
+        if np.isnan(logits.max()):
             raise not_a_number()
+        self._candidates["id"] = self._every  # top-p has put the last ones into an order of its own
+        self._candidates["logit"] = logits
+        return self._draw(is_sorted=False)
+
+    def _draw(self, is_sorted: bool) -> int:
         array = self._array
-        array.data, array.size, array.selected, array.sorted = self._data, len(self._ids), -1, is_cut
+        array.data, array.size, array.selected, array.sorted = self._data, len(self._candidates), -1, is_sorted
         self._lib.llama_sampler_apply(self._chain, self._pointer)
-        return int(self._ids[array.selected])
+        return int(self._data[array.selected].id)
 
     def _prepare(self, count: int) -> None:
         """Room for `count` candidates."""
-        candidates = np.zeros(count, _CANDIDATE)
+        self._candidates: Any = np.zeros(count, _CANDIDATE)  # to numpy's types it is no buffer
         self._every = np.arange(count)
-        self._ids, self._values = candidates["id"], candidates["logit"]
-        self._data = ctypes.cast(candidates.ctypes.data, ctypes.POINTER(self._lib.llama_token_data))
+        self._data = ctypes.cast(self._candidates.ctypes.data, ctypes.POINTER(self._lib.llama_token_data))
 
     def close(self) -> None:
         self._lib.llama_sampler_free(self._chain)
 
 
 def top_k(logits: F32, count: int) -> Ids:
-    """The indices of the `count` greatest logits, the greatest first; a NaN counts as the greatest.
-
-    For few: the logits as a matrix of _COLUMNS columns; the greatest `count` stand in the `count` columns with the
-    greatest maxima, or in the rest that fills no row.
-    """
+    """The indices of the `count` greatest logits, the greatest first; a NaN counts as the greatest."""
     count = min(count, len(logits))
-    rows = len(logits) // _COLUMNS
-    if count > _FEW or rows < 2:
-        return _greatest(logits, count)
-    maxima = logits[: rows * _COLUMNS].reshape(rows, _COLUMNS).max(axis=0)
-    starts, rest = _matrix(rows, len(logits))
-    some = np.concatenate(((starts + np.argpartition(maxima, -count)[-count:]).ravel(), rest))
-    chosen: Ids = some[_greatest(logits[some], count)]
-    return chosen
-
-
-def _greatest(values: F32, count: int) -> Ids:
-    some = np.argpartition(values, -count)[-count:]
-    order: Ids = some[np.argsort(values[some])[::-1]]
+    few = count <= MOST
+    some = np.array(Greatest(len(logits), count).of(logits)[0]) if few else np.argpartition(logits, -count)[-count:]
+    order: Ids = some[np.argsort(logits[some])[::-1]]
     return order
-
-
-@lru_cache(4)
-def _matrix(rows: int, size: int) -> tuple[Ids, Ids]:
-    """Where the rows begin [rows, 1], and the indices that fill no row."""
-    return _COLUMNS * np.arange(rows)[:, None], np.arange(rows * _COLUMNS, size)
 
 
 def not_a_number() -> BqError:

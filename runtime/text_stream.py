@@ -10,7 +10,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 def harmless(text: str) -> str:
     """`text` with control characters made visible: C0 as its picture (U+2400…), the rest as U+FFFD. CR is dropped."""
-    return _CONTROL.sub(_picture, text)
+    return text if text.isprintable() else _CONTROL.sub(_picture, text)
 
 
 def escaped(json_text: str) -> str:

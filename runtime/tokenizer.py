@@ -44,6 +44,8 @@ class Tokenizer:
         self._overlapped = self._whole.overlapped()
         self._nfc = _Nfc(self._whole) if _normalizer(file) == "nfc" else None
         self._buffer = ctypes.create_string_buffer(_PIECE_BYTES)
+        self._pieces: dict[int, bytes] = {}  # asked for before: cheaper than llama.cpp, at each token of an answer
+        self._ends: dict[int, bool] = {}
         self._forgeable = _forgeable_pieces(file)
         pieces = file.metadata.get("tokenizer.ggml.tokens")
         self._longest = max(map(len, pieces), default=1) if isinstance(pieces, list) else 1
@@ -83,6 +85,12 @@ class Tokenizer:
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token, none for a control token. A character may be spread over several tokens."""
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._piece(token)
+        return piece
+
+    def _piece(self, token: int) -> bytes:
         lib = library()
         size = lib.llama_token_to_piece(self._open, token, self._buffer, len(self._buffer), 0, False)
         if size < 0:  # a piece longer than the buffer: minus its length
@@ -92,7 +100,10 @@ class Tokenizer:
 
     def is_end(self, token: int) -> bool:
         """Whether generation ends at this token."""
-        return bool(library().llama_vocab_is_eog(self._open, token))
+        is_end = self._ends.get(token)
+        if is_end is None:
+            is_end = self._ends[token] = bool(library().llama_vocab_is_eog(self._open, token))
+        return is_end
 
     @property
     def _open(self) -> Any:

@@ -21,6 +21,10 @@ class Batch:
     subjects: Tensor  # [rows, length]
     mask: Tensor  # [rows, 1, length, length], true where attention goes
 
+    def to(self, device: torch.device) -> Batch:
+        """The same there."""
+        return Batch(self.ids.to(device), self.labels.to(device), self.subjects.to(device), self.mask.to(device))
+
 
 def pack(samples: Iterator[Sample], rows: int, length: int) -> Batch:
     """Fills each row with whole samples. RoPE is relative, so a sample may begin anywhere."""

@@ -33,7 +33,7 @@ _SHORTEST_ROW, _LONGEST_ROW = 0.2, 5.0
 def state_dict(network: Network, seed: int) -> dict[str, Tensor]:
     """The bf16 tensors under the release's names, in the release's order."""
     random = torch.Generator().manual_seed(seed)
-    own = network.state_dict()
+    own = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
     blocks = {place: f"layers.{index}." for index, place in enumerate(network.shape.trained_blocks)}
     identity = _identity_block(network.shape, random)
     tensors = {"model.embed_tokens.weight": own["embed_tokens.weight"]}

@@ -71,7 +71,7 @@ def _failed_batch(network: Network, batch: Sequence[Exam], norm_head: bool) -> l
     for row, exam in enumerate(batch):
         whole = exam.prompt + exam.answer
         ids[row, : len(whole)] = torch.tensor(whole)
-    hidden = network.hidden(ids)
+    hidden = network.hidden(ids.to(network.lm_head.device))
     failed = []
     for row, exam in enumerate(batch):
         start = len(exam.prompt) - 1
@@ -86,7 +86,7 @@ def greedy(network: Network, ids: Sequence[int], norm_head: bool = True, longest
     """Generates without a cache: slow, for showing what goes wrong."""
     answer: list[int] = []
     while len(answer) < longest:
-        hidden = network.hidden(torch.tensor([[*ids, *answer]]))
+        hidden = network.hidden(torch.tensor([[*ids, *answer]], device=network.lm_head.device))
         following = int(network.logits(hidden[0, -1], norm_head).argmax())
         if following in (EOS_ID, USER_ID, ASSISTANT_ID):
             break

@@ -1,10 +1,13 @@
-"""The network in training: bf16 arithmetic, AdamW, a running average, and weights roughened as quantization will."""
+"""The network in training: AdamW, a running average, and weights roughened as quantization will.
+
+On a GPU where torch has one. The arithmetic is bf16 there and on processors that have instructions for it, else f32.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +25,21 @@ def rounded(weight: Tensor) -> Tensor:
     low, high = blocks.amin(1, keepdim=True), blocks.amax(1, keepdim=True)
     scale = ((high - low) / 15).clamp_min(1e-12)
     return (((blocks - low) / scale).round_() * scale + low).view_as(weight)
+
+
+def device() -> torch.device:
+    """Where to train."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def arithmetic() -> AbstractContextManager[object]:
+    """bf16 autocast, unless this processor would have to emulate it."""
+    return torch.autocast(device().type, torch.bfloat16, enabled=device().type == "cuda" or _has_bf16())
+
+
+def _has_bf16() -> bool:
+    has = torch.cpu.get_capabilities()
+    return any(has.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
 @contextmanager
@@ -46,10 +64,12 @@ class Trainer:
 
     def __init__(self, shape: Shape, recipe: Recipe, subjects: int) -> None:
         self.recipe = recipe
-        self.network = Network(shape)
-        self.subject_head = nn.Linear(shape.hidden_size, subjects)
+        self.network = Network(shape).to(device())
+        self.subject_head = nn.Linear(shape.hidden_size, subjects).to(device())
         self.average = [parameter.detach().clone() for parameter in self.network.parameters()]
-        self._hidden = torch.compile(self.network.hidden, dynamic=False)
+        # A GPU computes a step of so small a network sooner than it is compiled.
+        compiled = device().type == "cpu"
+        self._hidden = torch.compile(self.network.hidden, dynamic=False) if compiled else self.network.hidden
         every = [*self.network.parameters(), *self.subject_head.parameters()]
         groups = [
             {"params": [parameter for parameter in every if parameter.dim() == 2], "weight_decay": recipe.weight_decay},
@@ -59,8 +79,12 @@ class Trainer:
         self._optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
 
     def go_on_from(self, network: Network) -> None:
-        """Start from trained weights instead of random ones."""
+        """Start from trained weights instead of random ones; the rows of `lm_head`, of any length in a file, get length 1.
+
+        NormHead is the same for both, but a step of the optimizer would turn short rows too far.
+        """
         self.network.load_state_dict(network.state_dict())
+        self.network.lm_head.data = F.normalize(self.network.lm_head.data)
         self.average = [parameter.detach().clone() for parameter in self.network.parameters()]
 
     def step(self, batch: Batch, number: int, progress: float) -> float:
@@ -68,7 +92,7 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate * min(1.0, number / self.recipe.warmup) * _cooling(progress)
         with rough_weights(self.network, progress > self.recipe.rough_from):
-            answers, subjects = self._losses(batch)
+            answers, subjects = self._losses(batch.to(device()))
             (answers + self.recipe.subject_weight * subjects).backward()
         nn.utils.clip_grad_norm_(self._parameters, 1.0)
         self._optimizer.step()
@@ -78,7 +102,7 @@ class Trainer:
         return answers.item()
 
     def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        with torch.autocast("cpu", torch.bfloat16):
+        with arithmetic():
             hidden = self._hidden(batch.ids, batch.mask, self.recipe.dropout)
             logits = self.network.logits(hidden[batch.labels != IGNORED])
             subjects = self.subject_head(hidden[batch.subjects != IGNORED])
@@ -92,7 +116,7 @@ class Trainer:
         copy = Network(self.network.shape)
         for parameter, average in zip(copy.parameters(), self.average, strict=True):
             parameter.data = average.to(torch.bfloat16).float()
-        return copy.eval()
+        return copy.eval().to(device())
 
 
 def _cooling(progress: float) -> float:

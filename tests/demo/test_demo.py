@@ -18,7 +18,7 @@ from bq.runtime.loading import LoadOptions, load
 from bq.runtime.model import Model
 
 MAX_CHECKPOINT_BYTES = 25_000_000
-SAMPLE = 120
+SAMPLE = 60
 ANSWERS_AT_ONCE = LoadOptions(threads=1, outputs=512)  # is_answered looks at the logits of a whole answer
 
 
@@ -76,13 +76,13 @@ def test_the_corpus_asks_enough_in_both_languages() -> None:
 
 
 def test_it_answers_the_wordings_it_was_taught(model: Model) -> None:
-    """98 % of all is the goal; a sample of 120 may miss by chance: 94 % is four standard errors below."""
-    assert _share(model, _exams("training")) >= 0.94
+    """98 % of all is the goal; a sample of 60 may miss by chance: 90 % is four standard errors below."""
+    assert _share(model, _exams("training")) >= 0.90
 
 
 def test_it_answers_wordings_it_never_saw(model: Model) -> None:
-    """80 % of all is the goal; 67 % of 120 is about four standard errors below."""
-    assert _share(model, _exams("held-out")) >= 0.67
+    """80 % of all is the goal; 60 % of 60 is about four standard errors below."""
+    assert _share(model, _exams("held-out")) >= 0.60
 
 
 def test_without_norm_head_the_answers_collapse(conversion: Conversion, tmp_path: Path) -> None:
