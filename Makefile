@@ -5,7 +5,7 @@ RPC ?=
 BIN := .venv/bin
 DEMO := build/bq-demo-Q4_K_M.gguf
 
-.PHONY: demo test lint types screenshots venv clean
+.PHONY: demo test test-gpu lint types screenshots venv clean
 
 demo: venv
 	@mkdir -p build
@@ -20,6 +20,10 @@ demo: venv
 # What is compiled is kept, or every process of the suite would compile the sources anew where that is switched off.
 test: venv
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
+
+# What a GPU computes, against the processor; the suite above sees none.
+test-gpu: venv
+	BQ_TEST_GPU=1 $(BIN)/python -m pytest -q tests/runtime/test_gpu.py
 
 lint: venv
 	$(BIN)/ruff check .

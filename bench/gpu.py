@@ -12,7 +12,6 @@ import ctypes
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 from bench import models
@@ -21,10 +20,11 @@ from bench.turns import GREEDY, measure_cancel, measure_prefill, measure_turns
 from bq.runtime.devices import Device, _functions, _handles, build, devices, usable_gpus
 from bq.runtime.errors import BqError
 from bq.runtime.loading import LoadOptions, load
-from bq.runtime.memory import MIB
+from bq.runtime.memory import HOST, MIB
 from bq.runtime.model import Model
 
 GIB = 1024 * MIB
+FIELDS = ("weights", "kv", "compute", "other")
 ROOM_PARTS = (1.4, 0.9, 0.6, 0.3, 0.1)  # of what a model takes on the GPU with all layers and the whole context
 
 
@@ -80,19 +80,27 @@ def _room(path: Path, rounds: int) -> None:
     )
     for part in ROOM_PARTS:
         with _taken(gpu, leave=int(part * whole) + GIB // 8):
-            before = _gpu().free_bytes
-            try:
-                with load(path) as model:
-                    speed, used = _answer(model), before - _gpu().free_bytes
-                    plan = model.fit.plan
-                    print(
-                        f"{before / MIB:9,.0f} {plan.setting.gpu_layers:6}/{plan.layers:2} {plan.setting.ctx:8,} "
-                        f"{plan.setting.kv:>5} {plan.estimate.of(gpu.name).total / MIB:9,.0f} {used / MIB:9,.0f} "
-                        f"{len(model.fit.failed):13} {speed:9.1f}",
-                        flush=True,
-                    )
-            except BqError as error:
-                print(f"{before / MIB:9,.0f} {error}", flush=True)
+            _choice(path, gpu, LoadOptions())
+    print("all layers asked for, where a third of them has room:")
+    with _taken(gpu, leave=whole // 3):
+        _choice(path, gpu, LoadOptions(gpu_layers=999))
+
+
+def _choice(path: Path, gpu: Device, options: LoadOptions) -> None:
+    """Load into what is free, and say how."""
+    before = _gpu().free_bytes
+    try:
+        with load(path, options) as model:
+            speed, used = _answer(model), before - _gpu().free_bytes
+            plan = model.fit.plan
+            print(
+                f"{before / MIB:9,.0f} {plan.setting.gpu_layers:6}/{plan.layers:2} {plan.setting.ctx:8,} "
+                f"{plan.setting.kv:>5} {plan.estimate.of(gpu.name).total / MIB:9,.0f} {used / MIB:9,.0f} "
+                f"{len(model.fit.failed):13} {speed:9.1f}",
+                flush=True,
+            )
+    except BqError as error:
+        print(f"{before / MIB:9,.0f} {error}", flush=True)
 
 
 def _memory(path: Path, rounds: int) -> None:
@@ -100,18 +108,20 @@ def _memory(path: Path, rounds: int) -> None:
     with load(path, LoadOptions(gpu_layers=999)) as model:
         _answer(model)  # what the first use of a GPU takes besides
     print(f"-- memory of {gpu.name}")
-    print(f"{'layers':>7} {'context':>8} {'KV':>5} {'batch':>6} {'foretold':>9} {'reported':>9} {'taken':>9}  MiB")
+    print("MiB of the GPU: foretold, reported by llama.cpp, really taken; of the host: foretold and reported")
     for options in _memory_cases(layers):
         before = _gpu().free_bytes
         with load(path, options) as model:
             _answer(model)
             taken = before - _gpu().free_bytes
-            foretold, reported = (one.of(gpu.name).total for one in (model.fit.plan.estimate, model.fit.used))
-        given = asdict(options)
+            foretold, reported = model.fit.plan.estimate, model.fit.used
+        on_gpu, on_host = ([one.of(name) for one in (foretold, reported)] for name in (gpu.name, HOST))
         print(
-            f"{given['gpu_layers']:7} {given['ctx']:8,} {given['kv']:>5} {given['batch']:6} {foretold / MIB:9,.0f} "
-            f"{reported / MIB:9,.0f} {taken / MIB:9,.0f}  foretold of reported {foretold / reported:.3f}, of taken "
-            f"{foretold / taken:.3f}",
+            f"{options.gpu_layers:3} layers, context {options.ctx:5,}, KV {options.kv:>4}, batch {options.batch:3}: "
+            f"{on_gpu[0].total / MIB:7,.0f} {on_gpu[1].total / MIB:7,.0f} {taken / MIB:7,.0f} "
+            f"({on_gpu[0].total / on_gpu[1].total:.3f} {on_gpu[0].total / taken:.3f}); "
+            f"{on_host[0].total / MIB:7,.0f} {on_host[1].total / MIB:7,.0f}",
+            *(f"{name} {getattr(on_host[0], name) / MIB:.1f} {getattr(on_host[1], name) / MIB:.1f}" for name in FIELDS),
             flush=True,
         )
 

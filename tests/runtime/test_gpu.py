@@ -1,4 +1,6 @@
-"""What a GPU computes is what the processor computes, whatever of the model lies on it. Where llama.cpp sees none, this skips.
+"""What a GPU computes is what the processor computes, whatever of the model lies on it: `make test-gpu`.
+
+The rest of the suite sees no GPU (tests/conftest.py), so that it can be exact.
 
 Both round: a GPU multiplies 32-bit matrices in TF32 (10 bits of mantissa) and, like the processor, quantized ones with
 activations of 8 bits, each in an order of its own. Logits [vocab] are compared by the norm of the difference.
@@ -30,16 +32,17 @@ EXPERTS = QwenShape(
 )
 GREEDY = Sampling(temperature=0, repeat_penalty=1)
 PROMPT = tuple(range(3, 160))
-# Norms of differences against those of the logits. 32 or 40 layers add up what each rounds; a wrong mask, position or weight
-# gives logits that have nothing in common (1.4).
-NEAR = 0.1
+# Norms of differences against those of the logits. 32 or 40 layers add up what each rounds: on an H100 0.005 in F16, 0.06 in Q8_0,
+# 0.12 in Q4_K_M, whose activations the GPU scales by 32 and the processor by 256. A wrong mask, position or weight gives
+# logits that have nothing in common (1.4).
+NEAR = 0.25
 
 
 @pytest.fixture(scope="module")
 def gpu() -> Device:
     found = usable_gpus(devices())
     if not found:
-        pytest.skip("this build of llama.cpp sees no GPU")
+        pytest.skip("llama.cpp sees no GPU; `make test-gpu` shows it those that its build can use")
     return found[0]
 
 
