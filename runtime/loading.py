@@ -210,11 +210,11 @@ def _load_by(file: GgufFile, plan: Plan, make: Make, hear: _FromC, on_node: Any 
             if hear.error is not None:
                 raise hear.error
             if not model:
-                raise _failure(file.path, heard)
+                raise _failure(file.path, heard, plan)
             context = lib.llama_init_from_model(model, context_parameters(plan, on_node))
             with _freed_on_error(lib.llama_free, context):
                 if not context:
-                    raise _failure(file.path, heard)
+                    raise _failure(file.path, heard, plan)
                 return Model(file, model, context), _named(heard)
 
 
@@ -237,18 +237,19 @@ def _stopped() -> Cancelled:
     return Cancelled(say("Loading was stopped.", "已停止加载。"))
 
 
-def _failure(path: Path, heard: Sequence[tuple[int, str]]) -> BqError:
+def _failure(path: Path, heard: Sequence[tuple[int, str]], plan: Plan) -> BqError:
     said = errors_of((level, _PREFIX.sub("", text)) for level, text in heard if not _SAYS_NOTHING.search(text))
     cause = say(
         f"llama.cpp could not load {path.name}{': ' + said if said else ''}.",
         f"llama.cpp 无法加载 {path.name}{'：' + said if said else ''}。",
     )
     if _NO_ROOM.search(said):
+        fewer = say("fewer --gpu-layers, ", "减少 --gpu-layers、") if plan.setting.gpu_layers else ""
         return _NoRoom(
             cause,
             say(
-                "Use a smaller mixture, --kv q8_0 or a smaller --ctx; `bq doctor` shows the memory.",
-                "请换更小的量化、使用 --kv q8_0 或更小的 --ctx；`bq doctor` 可显示内存。",
+                f"Use {fewer}a smaller mixture, --kv q8_0 or a smaller --ctx; `bq doctor` shows the memory.",
+                f"请{fewer}换更小的量化、使用 --kv q8_0 或更小的 --ctx；`bq doctor` 可显示内存。",
             ),
         )
     return BqError(cause, say("`--debug` shows llama.cpp's log.", "`--debug` 可显示 llama.cpp 的日志。"))

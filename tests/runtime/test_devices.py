@@ -46,8 +46,8 @@ def test_the_build_is_what_llama_cpp_says_of_itself() -> None:
     found = build()
     assert found.version == llama_cpp.__version__
     assert found.mmap == llama_cpp.llama_supports_mmap()
-    assert found.offload == llama_cpp.llama_supports_gpu_offload() == bool(usable_gpus(devices()))
-    assert all(name in llama_cpp.llama_print_system_info().decode() for name in found.features)
+    assert found.offload == llama_cpp.llama_supports_gpu_offload() >= bool(usable_gpus(devices()))
+    assert all(name.partition("=")[0] in llama_cpp.llama_print_system_info().decode() for name in found.features)
 
 
 def test_system_info_of_several_backends() -> None:

@@ -22,7 +22,6 @@ class Worker:
     """A running worker."""
 
     endpoint: str
-    process: int
 
 
 def needs_rpc() -> None:
@@ -40,7 +39,7 @@ def running(bq_command: Path, count: int) -> Iterator[list[Worker]]:
     try:
         for port in ports:
             wait_for(port)
-        yield [Worker(f"127.0.0.1:{port}", one.pid) for port, one in zip(ports, started, strict=True)]
+        yield [Worker(f"127.0.0.1:{port}") for port in ports]
     finally:
         for one in started:
             one.send_signal(signal.SIGINT)
