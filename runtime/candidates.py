@@ -9,6 +9,7 @@ few here, and the handful of numbers that is left is worked on as Python's.
 import math
 from array import array
 from collections.abc import Collection
+from operator import neg
 
 import numpy as np
 import numpy.typing as npt
@@ -74,14 +75,14 @@ class Candidates:
         A NaN is the only one that is given out then.
         """
         ids, values = self._greatest.of(logits)
-        floor = min(values)
+        total, floor = sum(values), min(values)
+        if total != total:
+            return [(math.nan, 0)]
         for i, token in enumerate(ids):
             if token in seen:
                 values[i] *= self._shrink if values[i] > 0 else self._penalty
-        rounded = array("f", values)
-        if any(value != value for value in rounded):
-            return [(math.nan, 0)]
-        found = sorted((-value, token) for value, token in zip(rounded, ids, strict=True))[: self._count]
+        rounded = array("f", values).tolist()  # as the products would be in float32
+        found = sorted(zip(map(neg, rounded), ids, strict=True))[: self._count]
         if not self._is_all and -found[-1][0] <= floor:
             return None
         return [(-value, token) for value, token in found]

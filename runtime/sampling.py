@@ -208,16 +208,18 @@ class _Chance:
             lib.llama_sampler_chain_add(self._chain, sampler)
         self._array = lib.llama_token_data_array()
         self._pointer = ctypes.byref(self._array)
+        self._layout = struct.Struct("")
         self._prepare(0)
 
     def pick(self, found: Sequence[tuple[float, int]]) -> int:
         """Draw from candidates (logit, token), the greatest first."""
         if len(found) != len(self._candidates):
             self._prepare(len(found))
+            self._layout = struct.Struct("=" + "if4x" * len(found))  # of _CANDIDATE, without p
         fields: list[float] = []
         for logit, token in found:
             fields += token, logit
-        struct.pack_into("=" + "if4x" * len(found), self._candidates, 0, *fields)
+        self._layout.pack_into(self._candidates, 0, *fields)
         return self._draw(is_sorted=True)
 
     def pick_of_all(self, logits: F32) -> int:
