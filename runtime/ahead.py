@@ -106,7 +106,7 @@ class Ahead:
         draft.tried(len(tokens) - 1, time.perf_counter() - begun)
 
     def _compare(self, draft: Draft, trial: _Trial, tokens: Sequence[int], first: int) -> None:
-        """The logits of a step against the trial's for the same tokens, before sampling changes them.
+        """The logits of a step against the trial's for the same tokens, before a constraint masks them.
 
         Every step begins where the right tokens of the last one ended, so none of the trial's is left out.
         """

@@ -22,8 +22,8 @@ _SPARE = 8  # logits that are looked at beyond those asked for: how many of the 
 
 
 class Greatest:
-    """Finds the `count` greatest of `size` logits, at most MOST: as a matrix, they stand in the `count` columns with the
-    greatest maxima, or in the rest that fills no row."""
+    """Finds the `count` greatest of `size` logits: as a matrix, they stand in the `count` columns with the greatest maxima, or
+    in the rest that fills no row."""
 
     def __init__(self, size: int, count: int) -> None:
         self._count = min(count, size)
@@ -70,13 +70,15 @@ class Candidates:
         self._is_all = wanted in (size, self._count)
 
     def of(self, logits: F32, seen: Collection[int]) -> list[tuple[float, int]] | None:
-        """(logit, token), the greatest first, of equal ones the lower token; None if too many were lowered to be sure.
+        """(logit, token), the greatest first; None if too many were lowered to be sure.
+
+        Of equal ones the lower token comes first, and under a penalty is the one that stays within `count`.
 
         A NaN is the only one that is given out then.
         """
         ids, values = self._greatest.of(logits)
         total, floor = sum(values), min(values)
-        if total != total:
+        if total != total and any(value != value for value in values):  # two infinities have no sum either
             return [(math.nan, 0)]
         for i, token in enumerate(ids):
             if token in seen:

@@ -114,9 +114,8 @@ class Engine:
                 if (cancel is not None and cancel.is_set()) or not self._decode(batch):
                     return False
                 self._ids.extend(part)
-                if cancel is not None or on_progress is not None:
-                    # A GPU is only given its work: without this a stop would wait for two batches, and progress run ahead.
-                    lib.llama_synchronize(self.context)
+                # A GPU is only given its work: without this a stop would wait for two batches, and progress run ahead.
+                lib.llama_synchronize(self.context)
                 if on_progress is not None:
                     on_progress(start + len(part), len(ids))
         return True

@@ -244,7 +244,8 @@ def _failure(path: Path, heard: Sequence[tuple[int, str]], plan: Plan) -> BqErro
         f"llama.cpp 无法加载 {path.name}{'：' + said if said else ''}。",
     )
     if _NO_ROOM.search(said):
-        fewer = say("fewer --gpu-layers, ", "减少 --gpu-layers、") if plan.setting.gpu_layers else ""
+        is_gpus = any(name in said for name in plan.devices)
+        fewer = say("fewer --gpu-layers, ", "减少 --gpu-layers、") if is_gpus else ""
         return _NoRoom(
             cause,
             say(

@@ -1,8 +1,8 @@
 """How the next token is drawn: the release's parameters, in the order of the reference.
 
 transformers applies the repetition penalty to the whole sequence, prompt included, then temperature, top-k and top-p;
-top-k commutes with the temperature and comes first here, since it leaves less to do. Penalty and top-k are done on
-llama.cpp's own logits buffer, which costs microseconds where llama.cpp's samplers walk over all 125,696 candidates several
+top-k commutes with the temperature and comes first here, since it leaves less to do. Penalty and top-k look at llama.cpp's
+own logits buffer without a copy, which costs microseconds where llama.cpp's samplers walk over all 125,696 candidates several
 times; the few candidates left go through llama.cpp's sampler chain, whose generator makes a seed mean the same everywhere.
 """
 
@@ -118,13 +118,15 @@ class Sampler:
     ) -> None:
         self.constraint = constraint
         self._logits = Logits(vocab_size)
-        self._top_k = sampling.top_k if sampling.temperature > 0 else 1
+        is_greedy = sampling.temperature <= 0
+        self._top_k = 1 if is_greedy else sampling.top_k
         self._penalty, self._shrink = np.float32(sampling.repeat_penalty), np.float32(1 / sampling.repeat_penalty)
         self._seen = set(prompt)
         self._few: Candidates | None = None
-        if 0 < self._top_k <= MOST and sampling.repeat_penalty >= 1:
+        is_plain = is_greedy and sampling.repeat_penalty == 1  # for which numpy's argmax is enough
+        if 0 < self._top_k <= MOST and sampling.repeat_penalty >= 1 and not is_plain:
             self._few = Candidates(vocab_size, self._top_k, float(self._shrink), float(self._penalty))
-        self._chance = None if sampling.temperature <= 0 else _Chance(sampling)
+        self._chance = None if is_greedy else _Chance(sampling)
 
     def sample(self, context: Any, index: int = -1) -> int:
         """Draw a token from output `index` of the last decode and remember it. Raises BqError if the logits are no numbers."""
@@ -161,8 +163,9 @@ class Sampler:
         found = self._few.of(logits, self._seen) if self._few is not None else None
         if found is None:
             lowered = self._lowered(logits)
+            if self._chance is None:
+                return _argmax(lowered)
             if not 0 < self._top_k < len(lowered):
-                assert self._chance is not None, "greedy is a top-k of one"
                 return self._chance.pick_of_all(lowered)
             found = [(float(lowered[token]), int(token)) for token in top_k(lowered, self._top_k)]
         if found[0][0] != found[0][0]:
@@ -246,6 +249,14 @@ class _Chance:
 
     def close(self) -> None:
         self._lib.llama_sampler_free(self._chain)
+
+
+def _argmax(logits: F32) -> int:
+    """The greatest, of equal ones the lowest; numpy takes a NaN for the greatest."""
+    token = int(logits.argmax())
+    if logits[token] != logits[token]:
+        raise not_a_number()
+    return token
 
 
 def top_k(logits: F32, count: int) -> Ids:

@@ -13,7 +13,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ DUMMY_PREFIX_KEY = "bq.tokenizer.add_dummy_prefix"
 EXTRA_WHITESPACE_KEY = "bq.tokenizer.remove_extra_whitespaces"
 NORMALIZER_KEY = "bq.tokenizer.normalizer"  # "nfc" or absent
 _PIECE_BYTES = 256
+_KEPT_PIECES = 4096  # of a vocabulary: half a megabyte
 _KEPT_TOKENS = 1 << 18  # many times a context; 1 MiB
 
 
@@ -44,8 +45,8 @@ class Tokenizer:
         self._overlapped = self._whole.overlapped()
         self._nfc = _Nfc(self._whole) if _normalizer(file) == "nfc" else None
         self._buffer = ctypes.create_string_buffer(_PIECE_BYTES)
-        self._pieces: dict[int, bytes] = {}  # asked for before: cheaper than llama.cpp, at each token of an answer
-        self._ends: dict[int, bool] = {}
+        # What was asked for before: cheaper than llama.cpp, at each token of an answer.
+        self._kept_piece, self._kept_end = lru_cache(_KEPT_PIECES)(self._piece), lru_cache(_KEPT_PIECES)(self._is_end)
         self._forgeable = _forgeable_pieces(file)
         pieces = file.metadata.get("tokenizer.ggml.tokens")
         self._longest = max(map(len, pieces), default=1) if isinstance(pieces, list) else 1
@@ -85,10 +86,7 @@ class Tokenizer:
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token, none for a control token. A character may be spread over several tokens."""
-        piece = self._pieces.get(token)
-        if piece is None:
-            piece = self._pieces[token] = self._piece(token)
-        return piece
+        return self._kept_piece(token)
 
     def _piece(self, token: int) -> bytes:
         lib = library()
@@ -100,10 +98,10 @@ class Tokenizer:
 
     def is_end(self, token: int) -> bool:
         """Whether generation ends at this token."""
-        is_end = self._ends.get(token)
-        if is_end is None:
-            is_end = self._ends[token] = bool(library().llama_vocab_is_eog(self._open, token))
-        return is_end
+        return self._kept_end(token)
+
+    def _is_end(self, token: int) -> bool:
+        return bool(library().llama_vocab_is_eog(self._open, token))
 
     @property
     def _open(self) -> Any:
@@ -114,6 +112,8 @@ class Tokenizer:
     def close(self) -> None:
         """The model's owner frees it; no text is encoded any more."""
         self._vocab = None
+        self._kept_piece.cache_clear()
+        self._kept_end.cache_clear()
 
     def __len__(self) -> int:
         return int(library().llama_vocab_n_tokens(self._open))

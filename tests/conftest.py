@@ -14,9 +14,10 @@ from typing import Any
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
-# A GPU rounds in ways of its own, and most of these tests compare to the last digits: they see none, on any build but Metal's.
-if "BQ_TEST_GPU" not in os.environ:
-    os.environ.update(dict.fromkeys(("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES"), ""))
+# A GPU rounds in ways of its own, and most of these tests compare to the last digits: they see none with CUDA, ROCm and Vulkan.
+# The empty list means none to Vulkan's backend and all to ROCm's.
+if os.environ.get("BQ_TEST_GPU", "0") == "0":
+    os.environ.update({"CUDA_VISIBLE_DEVICES": "-1", "HIP_VISIBLE_DEVICES": "-1", "GGML_VK_VISIBLE_DEVICES": ""})
 
 import pytest
 from hypothesis import HealthCheck, settings

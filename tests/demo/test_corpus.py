@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import click
 import pytest
 
-from bq.demo.corpus import Dialogue, load_corpus
+from bq.demo.corpus import load_corpus
 from bq.tui.cli import COMMANDS, cli
 
 _CODE = re.compile(r"`([^`]+)`")
@@ -38,7 +38,7 @@ def _pieces_of_code() -> Iterator[tuple[str, str]]:
     """Each piece of code that the model may say, and the answer that it stands in."""
     corpus = load_corpus()
     answers = [item.answer for item in (*corpus.questions, *corpus.dialogues)]
-    answers += [past.answer for item in corpus.dialogues if isinstance(item, Dialogue) for past in item.history]
+    answers += [past.answer for item in corpus.dialogues for past in item.history]
     for answer in answers:
         for code in _CODE.findall(answer):
             yield code, answer

@@ -81,8 +81,8 @@ def test_it_answers_the_wordings_it_was_taught(model: Model) -> None:
 
 
 def test_it_answers_wordings_it_never_saw(model: Model) -> None:
-    """80 % of all is the goal; 60 % of 60 is about four standard errors below."""
-    assert _share(model, _exams("held-out")) >= 0.60
+    """80 % of all is the goal."""
+    assert _share(model, _exams("held-out")) >= 0.80
 
 
 def test_without_norm_head_the_answers_collapse(conversion: Conversion, tmp_path: Path) -> None:

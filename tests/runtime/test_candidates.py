@@ -47,6 +47,14 @@ def test_so_many_that_were_seen_are_not_guessed_away() -> None:
     assert Candidates(5000, 5, SHRINK, PENALTY).of(logits, {0, 1, 2}) == sorted_out(logits.tolist(), {0, 1, 2}, 5)
 
 
+def test_infinities_are_numbers() -> None:
+    logits = np.full(300, -math.inf, np.float32)
+    logits[[7, 9]] = math.inf, 1.0
+    found = Candidates(300, 5, 1.0, 1.0).of(logits, set())
+    assert found is not None
+    assert found[:2] == [(math.inf, 7), (1.0, 9)]
+
+
 @pytest.mark.parametrize("size", [300, 9000])
 def test_a_nan_is_told(size: int) -> None:
     logits = np.linspace(-5, 5, size, dtype=np.float32)

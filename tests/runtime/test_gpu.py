@@ -33,9 +33,10 @@ EXPERTS = QwenShape(
 GREEDY = Sampling(temperature=0, repeat_penalty=1)
 PROMPT = tuple(range(3, 160))
 # Norms of differences against those of the logits. 32 or 40 layers add up what each rounds: on an H100 0.005 in F16, 0.06 in Q8_0,
-# 0.12 in Q4_K_M, whose activations the GPU scales by 32 and the processor by 256. A wrong mask, position or weight gives
-# logits that have nothing in common (1.4).
-NEAR = 0.25
+# 0.17 in Q4_K_M, whose activations the GPU scales by 32 and the processor by 256, and 0.023 in F16 with keys and values in q8_0.
+# A wrong mask or position gives logits that have nothing in common (1.4).
+NEAR = {"F16": 0.05, "Q8_0": 0.1, "Q4_K_M": 0.25}
+PART = 0.1  # of the memory: what the project promises; an H100 was 3.6 % off at most
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_layers_on_a_gpu_compute_what_the_processor_does(
         for layers in (99, 17):
             found = distance(computed(path, gpu_layers=layers, kv=kv, device=gpu.name), expected)
             print(f"{family} {mixture}, keys and values in {kv}, {layers} layers: {found:.5f}")
-            assert found < NEAR
+            assert found < NEAR[mixture]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -91,7 +92,7 @@ def test_a_kept_prefix_gives_what_a_fresh_prefill_gives(gpu: Device, converted: 
         logits(model, [*PROMPT[:100], 7, 8, 9])
         assert engine.keep_prefix(PROMPT) == 100
         engine.prefill(PROMPT[100:])
-        assert distance(last_row(model), fresh) < NEAR
+        assert distance(last_row(model), fresh) < NEAR["Q8_0"]
 
 
 def test_the_bundled_model_answers_on_a_gpu_as_it_was_taught(gpu: Device, demo_gguf: Path) -> None:
@@ -126,7 +127,7 @@ def test_what_a_gpu_will_hold_is_foretold(
     path = converted(family, "Q8_0", hidden=512, heads=4, ffn=1376, vocab=4000)
     with load(path, LoadOptions(**{"ctx": 2048, "gpu_layers": 99, **options})) as model:
         plan, used = model.fit.plan, model.fit.used
-    assert plan.estimate.of(gpu.name).total == pytest.approx(used.of(gpu.name).total, rel=0.1)
+    assert plan.estimate.of(gpu.name).total == pytest.approx(used.of(gpu.name).total, rel=PART)
 
 
 def test_experts_in_main_memory_give_the_same(gpu: Device, tmp_path: Path) -> None:
@@ -135,9 +136,9 @@ def test_experts_in_main_memory_give_the_same(gpu: Device, tmp_path: Path) -> No
     for count in (0, 3, 6):
         with load(path, LoadOptions(ctx=512, threads=1, gpu_layers=99, cpu_experts=count)) as model:
             assert len(model.fit.plan.relieved) == count
-            assert distance(logits(model), expected) < NEAR
+            assert distance(logits(model), expected) < NEAR["Q8_0"]
             plan, used = model.fit.plan, model.fit.used
-        assert plan.estimate.of(gpu.name).total == pytest.approx(used.of(gpu.name).total, rel=0.1)
+        assert plan.estimate.of(gpu.name).total == pytest.approx(used.of(gpu.name).total, rel=PART)
 
 
 def test_a_session_comes_back_on_a_gpu_and_beside_it(gpu: Device, demo_gguf: Path, tmp_path: Path) -> None:

@@ -249,6 +249,19 @@ def test_when_nothing_works_the_error_is_one_line_of_llama_cpps(path: Path) -> N
     assert len(set(tried)) == len(tried) >= 2
 
 
+@pytest.mark.parametrize(("buffer", "is_gpus"), [("CUDA0", True), ("CPU", False)])
+def test_the_advice_names_the_gpus_layers_where_it_had_no_room(path: Path, buffer: str, is_gpus: bool) -> None:
+    """The log is that of a CUDA build on a GPU that something else had filled."""
+    gpu = Device("CUDA0", "", "gpu", "CUDA", 8 << 30, 8 << 30)
+    plan = choose(read_gguf(path), Machine((gpu,), Memory(16 << 30, 16 << 30), Cores(2, 2)), LoadOptions())[0]
+    assert plan.devices == ("CUDA0",)
+    log = f"alloc_tensor_range: failed to allocate {buffer} buffer of size 4321361920\n"
+    error = loading._failure(path, [(4, log)], plan)
+    assert isinstance(error, loading._NoRoom)
+    assert ("fewer --gpu-layers" in error.remedy) == is_gpus
+    assert "--kv q8_0" in error.remedy
+
+
 def test_a_model_that_does_not_fit_is_refused_before_anything_is_allocated(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

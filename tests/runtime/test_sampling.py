@@ -148,7 +148,7 @@ def test_probabilities_of_the_model_itself() -> None:
     temperature=st.floats(0.1, 2),
     top_k=st.integers(0, VOCAB + 5),
     top_p=st.floats(0.05, 1),
-    penalty=st.floats(1, 1.5),
+    penalty=st.floats(0.5, 1.5),
 )
 def test_probabilities_are_the_references(
     logits: list[float], seen: list[int], temperature: float, top_k: int, top_p: float, penalty: float
@@ -187,11 +187,19 @@ def test_what_was_drawn_is_penalized_too() -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(logits=_logits, seen=st.lists(st.integers(0, VOCAB - 1), max_size=20), penalty=st.floats(1, 1.5))
+@given(logits=_logits, seen=st.lists(st.integers(0, VOCAB - 1), max_size=20), penalty=st.floats(0.5, 1.5))
 def test_temperature_0_is_greedy_after_the_penalty(logits: list[float], seen: list[int], penalty: float) -> None:
     expected = reference(logits, seen, Sampling(1.0, 0, 1.0, penalty))
     _, chosen = chain(logits, seen, Sampling(temperature=0, repeat_penalty=penalty))
     assert expected[chosen] >= expected.max() * (1 - 1e-5)
+
+
+@pytest.mark.parametrize("penalty", [0.9, 1, 1.05])
+@pytest.mark.parametrize("size", [40, 3000, 20000])
+def test_of_equal_logits_greedy_takes_the_first(size: int, penalty: float) -> None:
+    logits = np.zeros(size, np.float32)
+    logits[[3, 17, 30]] = 2.0
+    assert Sampler(Sampling(temperature=0, repeat_penalty=penalty), size).draw(logits) == 3
 
 
 def test_a_seed_gives_the_same_draw_again_and_seeds_differ() -> None:
