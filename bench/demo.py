@@ -4,7 +4,7 @@
 
 Converts demo/checkpoint to Q8_0 and Q4_K_M, and to Q8_0 with NormHead left out on purpose. A greedy answer is the expected one
 exactly if each of its tokens has the highest logit after those before it, so one decode of question and answer decides; that
-this is so is checked on `--generate` wordings, which are really generated.
+this is so is checked on `--generate` wordings of the first two, which are really generated.
 Goals: training wordings 98 % in Q8_0 and 95 % in Q4_K_M, held-out wordings 80 %, and a collapse without NormHead.
 """
 
@@ -54,7 +54,8 @@ def main() -> None:
             with load(path, LoadOptions(threads=usable_cores(), outputs=_OUTPUTS)) as model:
                 right = [is_answered(model, exam) for exam in asked]
                 print(f"{name:24}" + "".join(_share(asked, right, part) for part in parts), flush=True)
-                _check_by_generating(model, asked, right, arguments.generate)
+                if asked is exams:  # the others do not end before the limit
+                    _check_by_generating(model, asked, right, arguments.generate)
 
 
 def _conversions() -> dict[str, Conversion]:

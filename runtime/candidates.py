@@ -70,11 +70,9 @@ class Candidates:
         self._is_all = wanted in (size, self._count)
 
     def of(self, logits: F32, seen: Collection[int]) -> list[tuple[float, int]] | None:
-        """(logit, token), the greatest first; None if too many were lowered to be sure.
+        """(logit, token), the greatest first, of equal ones the lower token; None if too many were lowered to be sure.
 
-        Of equal ones the lower token comes first, and under a penalty is the one that stays within `count`.
-
-        A NaN is the only one that is given out then.
+        Without a penalty any of equal ones may be left out at the end of `count`. Where a logit is NaN, it alone is given out.
         """
         ids, values = self._greatest.of(logits)
         total, floor = sum(values), min(values)
