@@ -35,6 +35,13 @@ settings.register_profile("bq", deadline=None, suppress_health_check=[HealthChec
 settings.load_profile("bq")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: more than there are cores, because tests of the app and of processes wait a good part of their time."""
+    from bq.runtime.cpu import usable_cores
+
+    return usable_cores() + min(usable_cores(), 2)
+
+
 def pytest_collection_finish() -> None:
     """The search for garbage took a fifth of the time of the app's tests: what was imported stays, and the rest can wait."""
     gc.collect()

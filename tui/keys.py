@@ -3,9 +3,12 @@
 Textual's bindings hold one fixed text; the footer, the help and the command palette ask here when they are drawn.
 """
 
+from collections.abc import Mapping
+from functools import cache
+
 from textual.binding import Binding
 
-from bq.runtime.language import say
+from bq.runtime.language import get_language, say
 
 Entry = tuple[str, str]  # of the help: a key, and what it does
 
@@ -27,8 +30,14 @@ def describe(binding: Binding) -> str:
     return texts().get(binding.id or binding.action, binding.description)
 
 
-def texts() -> dict[str, str]:
+def texts() -> Mapping[str, str]:
     """All keys that the help shows, in its order."""
+    return _texts(get_language())
+
+
+@cache  # it is asked for each key that is drawn
+def _texts(language: str) -> Mapping[str, str]:
+    """As `texts`; `language` is the one in use."""
     return {
         "prompt.send": say("Send", "发送"),
         "prompt.newline": say("New line", "换行"),
@@ -85,7 +94,13 @@ def footer_text(binding: Binding) -> str:
 
 def brief(id: str) -> str:
     """What a key does, in a word or two where there is such a word; "" for one that is not ours."""
-    found = {
+    return _brief(get_language()).get(id, texts().get(id, ""))
+
+
+@cache
+def _brief(language: str) -> Mapping[str, str]:
+    """The keys that there is a shorter text for; `language` is the one in use."""
+    return {
         "chat.stop": say("Stop", "停止"),
         "chat.mode": say("Mode", "模式"),
         "chat.list": say("Chats", "对话"),
@@ -108,4 +123,3 @@ def brief(id: str) -> str:
         "message.leave": say("Back", "返回"),
         "complete.go": say("Go on", "续写"),
     }
-    return found.get(id, texts().get(id, ""))

@@ -23,6 +23,7 @@ from bq.tui.opening import Opening
 from bq.tui.plain_input import Terminated, Typed, is_interactive, messages, tell
 from bq.tui.slash import message_text, parse
 from bq.tui.thinking import spoken
+from bq.tui.unheard_signals import every_signal_heard
 from bq.tui.voice import Voice
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class PlainChat:
         """Talk until the input ends; returns the exit status: 1 if something that was piped in failed."""
         before = signal.signal(signal.SIGTERM, _end)
         try:
-            return self._run()
+            with every_signal_heard():
+                return self._run()
         finally:
             signal.signal(signal.SIGTERM, before)
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +15,6 @@ import pytest
 from bq.tui import settings
 
 from .common import GREEDY, PATIENCE_SECONDS, kept, posix, said, told
-
-PRESS_SECONDS = 0.5
 
 # A terminal
 
@@ -59,16 +58,14 @@ class Terminal:
         os.write(self._descriptor, text.encode())
 
     def interrupt(self) -> None:
-        """Ctrl+C, no sooner than a person presses it: within microseconds of a prompt it may be lost in CPython's readline, between
-        the drawing of the prompt and the wait for a key.
-        """
-        time.sleep(PRESS_SECONDS)
+        """Ctrl+C."""
         self.type("\x03")
 
     def status(self) -> int:
         """What it ended with."""
+        end = time.monotonic() + PATIENCE_SECONDS
         while self._read():
-            pass
+            assert time.monotonic() < end, f"it did not end: {self.seen.decode(errors='replace')}"
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
     def close(self) -> None:
@@ -87,8 +84,9 @@ def without_size() -> dict[str, str]:
 def on_terminal(bq_command: Path) -> Iterator[Callable[..., Terminal]]:
     opened: list[Terminal] = []
 
-    def start(model: Path, *options: object, **environment: str) -> Terminal:
-        command = [str(bq_command), "chat", "-m", str(model), *map(str, (*GREEDY, *options))]
+    def start(model: Path, *options: object, code: str = "", **environment: str) -> Terminal:
+        program = [sys.executable, "-c", code] if code else [str(bq_command)]
+        command = [*program, "chat", "-m", str(model), *map(str, (*GREEDY, *options))]
         opened.append(Terminal(command, **environment))
         return opened[-1]
 
@@ -200,6 +198,31 @@ def test_a_model_that_dies_is_told_and_loaded_again(on_terminal: Callable[..., T
     os.kill(terminal.pid, signal.SIGTERM)
     assert terminal.status() == 130
     assert len(kept()[0].versions(kept()[0].path()[1].id)) == 2
+
+
+# Python's own wait for a key, but before it reads it sleeps until a signal has come, whose handler then has no step to run in.
+TOO_LATE = """
+import ctypes
+from bq.tui.main import main
+hook = ctypes.c_void_p.in_dll(ctypes.pythonapi, "PyOS_InputHook")
+hook.value = ctypes.cast(ctypes.CDLL(None).pause, ctypes.c_void_p).value
+main()
+"""
+
+
+@posix
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 130), (signal.SIGINT, 0)])
+def test_a_signal_just_before_the_wait_for_a_key_is_heard(
+    on_terminal: Callable[..., Terminal], speaker: Path, number: int, status: int
+) -> None:
+    terminal = on_terminal(speaker, "--plain", TERM="dumb", code=TOO_LATE)
+    terminal.wait("> ")
+    os.kill(terminal.pid, number)
+    if number == signal.SIGINT:
+        terminal.wait("a second Ctrl+C")
+        terminal.wait("> ")
+        os.kill(terminal.pid, number)
+    assert terminal.status() == status
 
 
 @posix
