@@ -1,18 +1,19 @@
 """The whole `bq convert -q Q4_K_M` against llama.cpp's two steps, on about 2 billion weights.
 
-    .venv/bin/python -m bench.convert [--rounds 2] [--folder build/bench]
+    .venv/bin/python -m bench.convert [--rounds 2] [--folder build/bench] [--only-hashes]
 
 Makes a Baichuan2-shaped checkpoint (width 2048, 32 blocks, FFN 5632, vocabulary 125,696, bf16 `.bin`) and a second one of
 twice the FFN width. llama.cpp's steps are a BF16 GGUF and then `llama_model_quantize`; since its converter fails on these
 checkpoints, `bq convert -q BF16` takes the place of the first, which flatters it. Prints: seconds of both in turn and their ratio
 (goal: at most a quarter), `--quantizer ggml` against `llama_model_quantize` alone (goal: at most 1.05), peak anonymous memory
-(goal: at most 700 MB, and within 10 % for the wider one), the most disk used, whether all our files are the same, and
-where the time goes.
+(goal: at most 700 MB, and within 10 % for the wider one), the most disk used, whether all our files are the same, what it
+costs to hash a download's files meanwhile, and where the time goes.
 """
 
 import argparse
 import hashlib
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -50,11 +51,15 @@ def main() -> None:
     """Generate, measure in turn, print."""
     arguments = _arguments()
     threads = arguments.threads
-    narrow, wide = (_checkpoint(arguments.folder / f"ffn-{ffn}", ffn) for ffn in (FFN, 2 * FFN))
+    narrow = _checkpoint(arguments.folder / f"ffn-{FFN}", FFN)
     out = arguments.folder / "out"
     out.mkdir(exist_ok=True)
     _convert(narrow, out / "ours.gguf", "Q4_K_M", threads, out)  # compiles the kernels, fills the system's cache
     (out / "ours.gguf").unlink()
+    _hashed(narrow, out, threads, arguments.rounds)
+    if arguments.only_hashes:
+        return
+    wide = _checkpoint(arguments.folder / f"ffn-{2 * FFN}", 2 * FFN)
     rounds = [_round(narrow, out, threads, number) for number in range(1, arguments.rounds + 1)]
     wider = _convert(wide, out / "ours.gguf", "Q4_K_M", threads, out)
     _report(rounds, wider)
@@ -97,6 +102,31 @@ def _round(source: Path, out: Path, threads: int, number: int) -> Round:
     return found
 
 
+def _hashed(source: Path, out: Path, threads: int, rounds: int) -> None:
+    """The same conversion from a cache whose files are named by their hashes, and from a plain folder, in turn."""
+    cache = out.parent / f"{source.name}-cache"
+    for folder in ("blobs", "snapshot"):
+        (cache / folder).mkdir(parents=True, exist_ok=True)
+    for path in source.iterdir():
+        blob, name = cache / "blobs" / _digest(path), cache / "snapshot" / path.name
+        if not blob.exists():
+            blob.hardlink_to(path)
+        if not name.is_symlink():
+            name.symlink_to(Path("..", "blobs", blob.name))
+    found = {folder: [0.0] * rounds for folder in (source, cache / "snapshot")}
+    for number in range(rounds):
+        for folder, seconds in found.items():
+            seconds[number] = _convert(folder, out / "ours.gguf", "Q4_K_M", threads, out).seconds
+            (out / "ours.gguf").unlink()
+    plain, hashed = found.values()
+    ratio = statistics.median(b / a for a, b in zip(plain, hashed, strict=True))
+    print(
+        f"files hashed meanwhile: {statistics.median(hashed):.1f} s, without {statistics.median(plain):.1f} s, ratio {ratio:.2f}",
+        flush=True,
+    )
+    shutil.rmtree(cache)
+
+
 def _stages(source: Path, threads: int) -> None:
     """Seconds of the parts alone: all of them from the system's cache, on all threads."""
     conversion = prepare(source, "Q4_K_M")
@@ -134,6 +164,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--folder", type=Path, default=Path("build/bench"))
+    parser.add_argument("--only-hashes", action="store_true")
     return parser.parse_args()
 
 

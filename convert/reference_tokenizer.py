@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from bq.convert.vocabulary import Vocabulary
-from bq.runtime.llama import limit_spins
+from bq.runtime.openmp import limit_spins
 
 
 class Reference(Protocol):

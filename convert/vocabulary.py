@@ -16,7 +16,7 @@ from bq.convert.chat_template import read_template
 from bq.convert.checkpoint import refuse_pointer
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
-from bq.runtime.llama import limit_spins
+from bq.runtime.openmp import limit_spins
 from bq.runtime.prompt_format import BAICHUAN, CHATML, END_OF_TEXT, IM_END, IM_START, M1, M1_USER, Roles
 from bq.runtime.releases import role_generation
 from bq.runtime.token_type import TokenType as TokenType  # where it is looked for

@@ -115,9 +115,9 @@ def device_list(chosen: Sequence[Device]) -> Any:
 
 def build() -> Build:
     """What this build of llama.cpp can do."""
-    import llama_cpp
-
     lib = library()
+    import llama_cpp  # which would load the library too, before it is told how to wait
+
     return Build(
         version=str(getattr(llama_cpp, "__version__", "?")),
         features=parse_system_info(lib.llama_print_system_info().decode("utf-8", "replace")),

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
+from bq.runtime.openmp import limit_spins
 
 
 class GgmlType(IntEnum):
@@ -68,6 +69,7 @@ def open_library(name: str) -> ctypes.CDLL:
     """One of llama.cpp's libraries, "ggml-base" or "ggml". Raises BqError if it cannot be loaded."""
     suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
     path = library_folder() / f"{'' if sys.platform == 'win32' else 'lib'}{name}{suffix}"
+    limit_spins()
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:

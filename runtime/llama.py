@@ -1,6 +1,5 @@
 """llama.cpp's library, loaded once, silent: what it logs is kept and shown only on demand or when something fails."""
 
-import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -10,13 +9,10 @@ from typing import Any
 
 from bq.runtime.errors import BqError
 from bq.runtime.language import say
+from bq.runtime.openmp import limit_spins
 
 _LOG_LINES = 400
 _ERROR_LEVEL = 4  # enum ggml_log_level in ggml.h: debug 1, info 2, warn 3, error 4
-# How often a thread that waits for the others looks again before it sleeps; GNU's OpenMP reads it when it is loaded. Left
-# alone it looks for milliseconds, and on a core that something else has taken that holds all others up: two threads on two
-# busy cores decoded 18 times slower than with 1,000 looks (some 30 microseconds), and no faster on idle ones.
-_SPINS = ("GOMP_SPINCOUNT", "1000")
 _log: deque[tuple[int, str]] = deque(maxlen=_LOG_LINES)
 _logged = 0  # lines ever
 _listeners: list[list[tuple[int, str]]] = []
@@ -62,14 +58,6 @@ def listening() -> Iterator[list[tuple[int, str]]]:
         yield heard
     finally:
         _listeners[:] = [one for one in _listeners if one is not heard]
-
-
-def limit_spins() -> None:
-    """Let OpenMP's threads sleep soon. To be called before any library that brings OpenMP is loaded, sentencepiece too: what the
-    first one has read in the environment holds for llama.cpp's threads.
-    """
-    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ):
-        os.environ[_SPINS[0]] = _SPINS[1]
 
 
 @cache

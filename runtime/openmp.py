@@ -1,0 +1,19 @@
+"""How OpenMP's threads wait for each other.
+
+GNU's OpenMP reads it in the environment when it is loaded, and each of several copies when it is: before llama.cpp's own
+libraries, libggml-base among them, and before sentencepiece, which brings a copy that llama.cpp's threads then use.
+"""
+
+import os
+
+# How often a thread that waits for the others looks again before it sleeps. Left alone it looks for milliseconds, and on a
+# core that something else has taken that holds all others up: a token then takes seconds (bench/threads.py). 1,000 looks are
+# some 30 microseconds.
+_SPINS = ("GOMP_SPINCOUNT", "1000")
+
+
+def limit_spins() -> None:
+    """Let OpenMP's threads sleep soon, unless the user's environment says how they wait. To be called before what brings OpenMP is
+    loaded."""
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ):
+        os.environ[_SPINS[0]] = _SPINS[1]
