@@ -25,10 +25,12 @@ from pathlib import Path
 import numpy as np
 
 from bench.memory import Run, run
+from bq.convert.checkpoint import open_checkpoint
 from bq.convert.convert import prepare
 from bq.convert.kernel_calls import HAVE_KERNELS, load_kernels
 from bq.convert.quantizer import Quantizer
 from bq.convert.write import Target, write_tensors
+from bq.library.known_hashes import known_hashes
 from bq.runtime.cpu import usable_cores
 from tests.support.families import Shape, write_checkpoint
 
@@ -113,6 +115,8 @@ def _hashed(source: Path, out: Path, threads: int, rounds: int) -> None:
             blob.hardlink_to(path)
         if not name.is_symlink():
             name.symlink_to(Path("..", "blobs", blob.name))
+    weights = open_checkpoint(cache / "snapshot").files
+    assert len(known_hashes(cache / "snapshot", weights)) > len(weights), "settings or weights would not be hashed"
     found = {folder: [0.0] * rounds for folder in (source, cache / "snapshot")}
     for number in range(rounds):
         for folder, seconds in found.items():
@@ -164,7 +168,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--folder", type=Path, default=Path("build/bench"))
-    parser.add_argument("--only-hashes", action="store_true")
+    parser.add_argument(
+        "--only-hashes", action="store_true", help="what hashing a download's files costs, nothing else"
+    )
     return parser.parse_args()
 
 

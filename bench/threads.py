@@ -1,11 +1,12 @@
 """How long a token takes by how OpenMP's threads wait for each other: alone on the machine, and beside programs that want its cores.
 
-    .venv/bin/python -m bench.threads [--models demo shallow | FILE.gguf …] [--threads N] [--beside N] [--tokens 24] [--rounds 3]
+    .venv/bin/python -m bench.threads [--models demo shallow | FILE.gguf …] [--threads N] [--beside N] [--tokens 24] [--rounds 5]
 
 A thread that waits may look again and again whether the others are there, which is quickest while all have a core, and holds
 whoever it waits for up where one has none. `libgomp` is that library's own patience of 300,000 looks, `passive` none at all, `bq`
-what bq sets. Each is a process of its own, all in turn in one run. The programs beside do nothing but count; a slow answer is
-cut off after some seconds.
+what bq sets, with the looks between them; `one thread` waits for nobody. Each is a process of its own, all in turn in one run.
+The programs beside do nothing but count; a slow answer is cut off after some seconds. Prints the fastest, the middle and the
+slowest round's median.
 """
 
 import argparse
@@ -22,8 +23,16 @@ from bench import models
 from bq.runtime.cpu import usable_cores
 
 # The first as in libgomp's env.c, where nothing is set.
-WAYS = {"libgomp": {"GOMP_SPINCOUNT": "300000"}, "passive": {"OMP_WAIT_POLICY": "passive"}, "bq": {}}
+WAYS = {
+    "libgomp": {"GOMP_SPINCOUNT": "300000"},
+    "bq": {},
+    "300 looks": {"GOMP_SPINCOUNT": "300"},
+    "100 looks": {"GOMP_SPINCOUNT": "100"},
+    "passive": {"OMP_WAIT_POLICY": "passive"},
+    "one thread": {},
+}
 LONGEST_SECONDS = 20
+COUNT = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): pass"  # until the one that started it is gone
 DECODE = """
 import json, sys, time
 from bq.runtime.loading import LoadOptions, load
@@ -49,10 +58,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--beside", type=int, default=usable_cores())
     parser.add_argument("--tokens", type=int, default=24)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     print(
-        f"{arguments.threads} threads on {usable_cores()} cores; milliseconds per token: median, and the slowest round's"
+        f"{arguments.threads} threads on {usable_cores()} cores; milliseconds per token: fastest, middle, slowest round"
     )
     for name in arguments.models:
         path = Path(name) if name.endswith(".gguf") else models.demo() if name == "demo" else models.generated(name)
@@ -61,9 +70,11 @@ def main() -> None:
             with counting(beside):
                 for _ in range(arguments.rounds):
                     for way, environment in WAYS.items():
-                        found[way].append(times_of(path, arguments.threads, arguments.tokens, environment))
-            size = f"{path.stat().st_size / 1e6:,.0f} MB"
-            print(f"{size:>9}, {beside} beside: " + ", ".join(_column(way, rounds) for way, rounds in found.items()))
+                        threads = 1 if way == "one thread" else arguments.threads
+                        found[way].append(times_of(path, threads, arguments.tokens, environment))
+            print(f"{path.stat().st_size / 1e6:,.0f} MB, {beside} beside")
+            for way, rounds in found.items():
+                print(f"    {way:10} {_column(rounds)}", flush=True)
 
 
 def times_of(path: Path, threads: int, tokens: int, environment: dict[str, str]) -> list[float]:
@@ -78,8 +89,10 @@ def times_of(path: Path, threads: int, tokens: int, environment: dict[str, str])
 @contextmanager
 def counting(number: int) -> Iterator[None]:
     """So many programs that want a core each."""
-    started = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
+    started: list[subprocess.Popen[bytes]] = []
     try:
+        command = [sys.executable, "-c", COUNT, str(os.getpid())]
+        started.extend(subprocess.Popen(command) for _ in range(number))
         yield
     finally:
         for one in started:
@@ -87,9 +100,9 @@ def counting(number: int) -> Iterator[None]:
             one.wait()
 
 
-def _column(way: str, rounds: list[list[float]]) -> str:
-    medians = [1000 * statistics.median(times) for times in rounds]
-    return f"{way} {statistics.median(medians):.1f} ({max(medians):.1f})"
+def _column(rounds: list[list[float]]) -> str:
+    medians = sorted(1000 * statistics.median(times) for times in rounds)
+    return f"{medians[0]:8.1f} {statistics.median(medians):8.1f} {medians[-1]:8.1f}"
 
 
 if __name__ == "__main__":

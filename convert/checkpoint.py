@@ -84,6 +84,8 @@ def read_json(path: Path, most_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """A JSON object from a file of bounded size. Raises BqError if it is missing, a pointer, or no object."""
     refuse_pointer(path)
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ValueError("it is no file")
         if path.stat().st_size > most_bytes:
             raise ValueError("too large")
         value = json.loads(path.read_text(encoding="utf-8"))

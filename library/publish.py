@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
+ANSWER_SECONDS = 300.0  # the hub looks at a whole commit before it answers
 _MOST_CARD = 1 << 20
 
 
@@ -197,11 +198,13 @@ def send(plan: Plan, key: str) -> str:
 
 def _api(plan: Plan, key: str) -> "HfApi":
     """The client. Mirrors have no Xet storage, and hf_xet asks one for minutes; they take Git LFS, as the hub does too."""
+    import httpx2
     from huggingface_hub import HfApi, constants
 
-    from bq.library.sources.web import say_nothing_home
+    from bq.library.sources.web import CONNECT_SECONDS, say_nothing_home, session
 
     say_nothing_home()
+    session().timeout = httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)  # it has none of its own
     if plan.endpoint != DEFAULT_ENDPOINT:
         constants.HF_HUB_DISABLE_XET = True
     return HfApi(endpoint=plan.endpoint, token=key, library_name="bq")

@@ -1,13 +1,13 @@
 """How OpenMP's threads wait for each other.
 
-GNU's OpenMP reads it in the environment when it is loaded, and each of several copies when it is: before llama.cpp's own
-libraries, libggml-base among them, and before sentencepiece, which brings a copy that llama.cpp's threads then use.
+GNU's OpenMP reads this from the environment once, when it is loaded; so does each further copy, such as sentencepiece's. bq's
+processes say it first of all. In a program that has loaded OpenMP itself before bq.runtime, what was read then holds.
 """
 
 import os
 
 # How often a thread that waits for the others looks again before it sleeps. Left alone it looks for milliseconds, and on a
-# core that something else has taken that holds all others up: a token then takes seconds (bench/threads.py). 1,000 looks are
+# core that something else has taken that holds all others up: a token can take seconds then (bench/threads.py). 1,000 looks are
 # some 30 microseconds.
 _SPINS = ("GOMP_SPINCOUNT", "1000")
 

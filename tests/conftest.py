@@ -35,10 +35,13 @@ settings.register_profile("bq", deadline=None, suppress_health_check=[HealthChec
 settings.load_profile("bq")
 
 
-def pytest_xdist_auto_num_workers() -> int:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
     """`-n auto`: more than there are cores, because tests of the app and of processes wait a good part of their time."""
     from bq.runtime.cpu import usable_cores
 
+    if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+        return None  # xdist minds it
     return usable_cores() + min(usable_cores(), 2)
 
 

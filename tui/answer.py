@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bq.runtime.errors import Cancelled, UsageError
 from bq.runtime.language import say
+from bq.tui.unheard_signals import every_signal_heard
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from bq.runtime.model import Model
 
 MAX_INPUT_BYTES = 16 << 20
+STDIN_SECONDS = 3.0  # without its end, before that is told
 
 
 def answer(
@@ -153,7 +155,8 @@ def piped_text() -> str:
         return ""
     if not (stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)):
         return ""
-    data = sys.stdin.buffer.read(MAX_INPUT_BYTES + 1)
+    with every_signal_heard(), _told_if_waiting():
+        data = sys.stdin.buffer.read(MAX_INPUT_BYTES + 1)
     if len(data) > MAX_INPUT_BYTES:
         raise UsageError(
             say("The text on stdin is longer than 16 MiB.", "标准输入的文本超过 16 MiB。"),
@@ -163,6 +166,22 @@ def piped_text() -> str:
         return data.decode("utf-8").strip("\ufeff").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise _no_text("stdin", error.start) from None
+
+
+@contextmanager
+def _told_if_waiting() -> Iterator[None]:
+    """Say what is waited for, where it takes long: a program that started this one may keep the pipe open by mistake."""
+    text = say(
+        "Reading stdin, which is not at its end yet; with `< /dev/null` there is nothing to read.",
+        "正在读取标准输入，尚未结束；加上 `< /dev/null` 则不读取。",
+    )
+    timer = threading.Timer(STDIN_SECONDS, lambda: print(text, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def check_text(name: str, *texts: str | None) -> None:

@@ -9,8 +9,9 @@ import threading
 import traceback
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,6 +23,7 @@ from bq.runtime.prompt_format import Think
 from bq.runtime.values import Alternative as Alternative  # of this module's jobs, for those who read them
 from bq.runtime.values import Stats as Stats
 from bq.runtime.values import Step as Step
+from bq.tui import remote as pipe
 from bq.tui import wire
 from bq.tui.conversation import Stop
 from bq.tui.remote import Cancel, Remote, RemoteModel
@@ -206,16 +208,28 @@ class Engine:
     def rest(self) -> None:
         """Stops what runs and waits for it: one token, or one batch of the prompt."""
         self.stop()
-        with self._one_at_a_time:
+        with self._at_rest():
             return
 
     def close(self) -> None:
         """Stops what runs, waits for it, and ends the process with the model. The engine may load again."""
         self.stop()
-        with self._one_at_a_time:
+        with self._at_rest():
             self.model = None
             if self._remote is not None:
                 self._remote.close()
+
+    @contextmanager
+    def _at_rest(self) -> Iterator[None]:
+        """Once what runs has stopped; a process that does not answer what cannot be stopped is ended."""
+        if not self._one_at_a_time.acquire(timeout=pipe.PATIENCE_SECONDS):
+            if self._remote is not None:
+                self._remote.lose_patience()
+            self._one_at_a_time.acquire()
+        try:
+            yield
+        finally:
+            self._one_at_a_time.release()
 
     def begin_loading(self) -> Remote:
         """Forgets the model before, which the process frees; starts a process if there is none."""

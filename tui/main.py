@@ -9,6 +9,7 @@ import sys
 
 from bq.runtime.errors import BqError
 from bq.runtime.language import LANGUAGES, get_language, say, set_language
+from bq.runtime.openmp import limit_spins
 from bq.tui.machine_error import of_machine
 
 _STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))  # by descriptor
@@ -20,6 +21,7 @@ def main() -> None:
         try:
             # A terminated conversion cleans up like an interrupted one.
             signal.signal(signal.SIGTERM, _interrupt)
+            limit_spins()
             status = _main()
         finally:
             _ignore_interrupts()

@@ -22,6 +22,7 @@ from bq.runtime.values import ModelInfo
 from bq.tui import wire
 
 PATIENCE_SECONDS = 20  # for a request that was cancelled; then the process is ended
+_LOOK_SECONDS = 1.0
 _END_SECONDS = 5  # for a process that was asked to end, before it is made to
 _LAST_WORDS = 1 << 16  # bytes of stderr
 # Nothing is imported from the folder that the app was started in, which `-m` would do; and Ctrl+C is the app's alone.
@@ -118,7 +119,7 @@ class Remote:
         """
         call = _Call(hear, cancel is not None)
         id = self._add(call)
-        timer = threading.Timer(PATIENCE_SECONDS, self._lose_patience)
+        timer = threading.Timer(PATIENCE_SECONDS, self.lose_patience)
         timer.daemon = True
         try:
             self._send(wire.encode(id, request, get_language()))
@@ -126,7 +127,8 @@ class Remote:
                 cancel.tell = lambda: self._cancel(id, timer)
                 if cancel.is_set():
                     cancel.tell()
-            call.ended.wait()
+            while not call.ended.wait(_LOOK_SECONDS):  # on Windows no interrupt is heard in a wait
+                pass
         finally:
             timer.cancel()
             if cancel is not None:
@@ -149,7 +151,8 @@ class Remote:
                 force()
         self._listener.join(_END_SECONDS)
 
-    def _lose_patience(self) -> None:
+    def lose_patience(self) -> None:
+        """End a process that does not answer; whoever waits for it hears that."""
         self._broken = ProcessEnded(
             say(
                 f"The model's process did not stop within {PATIENCE_SECONDS} s and was ended.",

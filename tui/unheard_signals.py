@@ -1,4 +1,4 @@
-"""No signal is overheard by a program that waits for a key.
+"""No signal goes unheard by a program that waits for a key.
 
 Python runs a signal's handler between two of its own steps, or when the signal interrupts a system call. One that comes
 after the last step before a read, and before the read itself, does neither: the program would wait for a key that nobody
@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 _AFTER_SECONDS = (0.05, 0.1, 0.2, 0.4)  # one might come too early on a machine that is busy
 
@@ -20,22 +20,20 @@ def every_signal_heard() -> Iterator[None]:
     if not hasattr(signal, "pthread_kill"):
         yield
         return
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    handler = signal.signal(signal.SIGURG, lambda number, frame: None)
-    other = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    is_over = threading.Event()
-    thread = threading.Thread(target=_follow, args=(reader, threading.get_ident(), is_over), daemon=True)
-    thread.start()
-    try:
+    with ExitStack() as ends:  # each step is undone, also where an interrupt comes between two of them
+        reader, writer = os.pipe()
+        ends.callback(os.close, reader)
+        is_over = threading.Event()
+        thread = threading.Thread(target=_follow, args=(reader, threading.get_ident(), is_over), daemon=True)
+        thread.start()
+        ends.callback(thread.join)
+        ends.callback(os.close, writer)  # the thread's read is at its end then
+        ends.callback(is_over.set)
+        os.set_blocking(writer, False)
+        handler = signal.signal(signal.SIGURG, lambda number, frame: None)
+        ends.callback(signal.signal, signal.SIGURG, signal.SIG_DFL if handler is None else handler)
+        ends.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(writer, warn_on_full_buffer=False))
         yield
-    finally:
-        signal.set_wakeup_fd(other)
-        is_over.set()
-        os.close(writer)  # the thread's read is at its end
-        thread.join()
-        os.close(reader)
-        signal.signal(signal.SIGURG, handler)
 
 
 def _follow(reader: int, waiting: int, is_over: threading.Event) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bq.runtime.errors import BqError, UsageError
 from bq.runtime.language import say, set_language
+from bq.runtime.openmp import limit_spins
 from bq.tui import wire
 from bq.tui.wire import Envelope
 
@@ -40,6 +41,7 @@ STATS_SECONDS = 0.1  # between two tellings of the counts: no one reads them fas
 
 def main() -> None:
     """Serve the app until its pipe closes (bq.tui.remote starts this)."""
+    limit_spins()
     incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

@@ -1,6 +1,7 @@
 """A checkpoint's folder is opened in each of its forms, and each way it can be incomplete is told apart."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,6 +183,12 @@ def test_a_missing_config_and_one_that_is_not_utf_8_are_refused(tmp_path: Path) 
     assert "config.json cannot be read" in refusal(open_checkpoint, tmp_path)
     (tmp_path / "config.json").unlink()
     assert "config.json is missing" in refusal(open_checkpoint, tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="named pipes")
+def test_a_pipe_in_place_of_the_config_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    assert refusal(open_checkpoint, tmp_path).startswith("config.json cannot be read: it is no file.")
 
 
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:

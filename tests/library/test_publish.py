@@ -192,6 +192,18 @@ def test_what_goes_wrong_is_one_line(hub: HubUploads, folder: Path, fault: Fault
     assert repository is None or not repository.files
 
 
+@pytest.mark.parametrize("where", ["/api/repos/create", "/commit/"])
+def test_a_hub_that_does_not_answer_is_not_waited_for(
+    hub: HubUploads, folder: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr("bq.library.publish.ANSWER_SECONDS", 0.5)
+    facts = read_facts([folder / "tiny-F32.gguf"], licence_files(folder))
+    hub.faults.append(Fault(where, seconds=30, times=99))
+    with pytest.raises(BqError, match=r"connection to 127\.0\.0\.1:.* failed: .*timed out"):
+        _publish(make_plan("me/tiny-GGUF", facts, is_private=False))
+    assert not hub.repositories.get("me/tiny-GGUF", Repository(False)).files
+
+
 def test_a_wrong_token_and_none_at_all(hub: HubUploads, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     assert "does not take the token (401)" in refusal(folder / "tiny-F32.gguf", *TO, "--yes")

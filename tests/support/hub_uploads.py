@@ -35,12 +35,14 @@ class Repository:
 
 @dataclass
 class Fault:
-    """The next `times` requests whose line holds `where` get this status, or are cut after `after` bytes of their body."""
+    """The next `times` requests whose line holds `where` get this status, or are cut after `after` bytes of their body; those that
+    are to wait so many `seconds` get no answer at all."""
 
     where: str
     status: int | None = None
     times: int = 1
     after: int = 0
+    seconds: float = 0
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -106,6 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         fault = hub.fault(line)
         if fault is not None and fault.status is None:
             self.rfile.read(min(fault.after, int(self.headers.get("Content-Length") or 0)))
+            threading.Event().wait(fault.seconds)
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
             return

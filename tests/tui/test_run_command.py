@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from bq.tui import answer
 from tests.support.scripted import byte_tokens, saying
 from tests.support.tokenizer import ASSISTANT_ID
 from tests.tui.conftest import Bq
@@ -88,6 +90,26 @@ def test_piped_text_is_the_input_below_the_instruction(bq: Bq, speaker: Path) ->
     assert count(stdin=b"hello\n\nthe model\n") == whole
     assert count("hello", stdin=b"") == count("hello") == count("hello", stdin=b"\n")
     assert count("--system", "the", "hello") > count("hello")
+
+
+def test_a_stdin_that_stays_open_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(answer, "STDIN_SECONDS", 0.01)
+    reader, writer = os.pipe()
+    with os.fdopen(reader) as stdin, os.fdopen(writer, "wb") as pipe:
+        monkeypatch.setattr("sys.stdin", stdin)
+        found: list[str] = []
+
+        def write_late() -> None:
+            end = time.monotonic() + PATIENCE_SECONDS
+            while not found and time.monotonic() < end:
+                time.sleep(0.01)
+                found.extend(capsys.readouterr().err.splitlines())
+            pipe.write(b"the model\n")
+            pipe.close()
+
+        threading.Thread(target=write_late).start()
+        assert answer.piped_text() == "the model"
+    assert found == ["Reading stdin, which is not at its end yet; with `< /dev/null` there is nothing to read."]
 
 
 @pytest.mark.parametrize(("arguments", "stdin"), [((), None), ((), b""), ((" \n",), None), ((), b" \n\n")])

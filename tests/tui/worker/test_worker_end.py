@@ -4,10 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from bq.runtime.errors import BqError
 from bq.tui import remote
 from bq.tui.engine import Answering, Engine, Job, Loading, Question
 
@@ -92,6 +94,38 @@ def test_a_process_that_does_not_stop_is_ended(engine: Engine, endless: Path, mo
     freeze(process)
     engine.close()
     assert (process.returncode, engine.died) == (-signal.SIGKILL, False)
+
+
+@posix
+@pytest.mark.parametrize("asked", ["examine", "measure"])
+def test_a_process_that_does_not_answer_holds_nobody_up(
+    engine: Engine, endless: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    """What cannot be stopped has no patience of its own: the end of the app has."""
+    monkeypatch.setattr(remote, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(remote, "_END_SECONDS", 0.1)
+    load(engine, endless)
+    process = process_of(engine)
+    freeze(process)
+    errors: list[BqError | None] = []
+
+    def ask() -> None:
+        try:
+            engine.examine([endless]) if asked == "examine" else engine.measure(QUESTION, None)
+            errors.append(None)
+        except BqError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    until(engine._one_at_a_time.locked)
+    engine.close()
+    thread.join(60)
+    assert process.returncode == -signal.SIGKILL
+    if asked == "examine":
+        assert str(errors[0]).startswith("The model's process did not stop within 0.1 s and was ended.")
+    else:
+        assert errors == [None], "not counted is no failure"
 
 
 APP = """
