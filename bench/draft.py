@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     for name in arguments.models:
-        path = Path(name) if name.endswith(".gguf") else models.demo() if name == "demo" else models.generated(name)
+        path = models.named(name)
         with load(path, LoadOptions(ctx=1024, threads=arguments.threads, kv=arguments.kv)) as model:
             print(
                 f"\n== {path.name}: {path.stat().st_size / 1e6:,.0f} MB, {model.fit and model.fit.plan.threads} threads"

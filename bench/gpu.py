@@ -43,7 +43,7 @@ def main() -> None:
             f"  {device.name}: {device.description}, {device.free_bytes / GIB:.1f} of {device.total_bytes / GIB:.1f} GiB free"
         )
     for name in arguments.models:
-        path = Path(name) if name.endswith(".gguf") else models.demo() if name == "demo" else models.generated(name)
+        path = models.named(name)
         print(f"\n== {path.name}: {path.stat().st_size / 1e6:,.0f} MB", flush=True)
         for part in arguments.parts:
             PARTS[part](path, arguments.rounds)

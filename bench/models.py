@@ -21,6 +21,11 @@ SHAPES = {
 }
 
 
+def named(name: str) -> Path:
+    """A file of one's own, the bundled model, or a generated one: FILE.gguf, "demo", or a name of SHAPES."""
+    return Path(name) if name.endswith(".gguf") else demo() if name == "demo" else generated(name)
+
+
 def demo(mixture: str = "Q4_K_M") -> Path:
     """The bundled checkpoint, converted when it is not there yet."""
     out = FOLDER / f"{DEMO_NAME}-{mixture}.gguf"

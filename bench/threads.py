@@ -64,7 +64,7 @@ def main() -> None:
         f"{arguments.threads} threads on {usable_cores()} cores; milliseconds per token: fastest, middle, slowest round"
     )
     for name in arguments.models:
-        path = Path(name) if name.endswith(".gguf") else models.demo() if name == "demo" else models.generated(name)
+        path = models.named(name)
         for beside in (0, arguments.beside):
             found: dict[str, list[list[float]]] = {way: [] for way in WAYS}
             with counting(beside):

@@ -1,5 +1,6 @@
 """One answer on stdout as it is written; everything else on stderr, so that it works in a pipe."""
 
+import os
 import signal
 import stat
 import sys
@@ -147,8 +148,6 @@ def _counts(stats: "Stats") -> str:
 
 def piped_text() -> str:
     """What stands on stdin if it is a pipe or a file, else "". Raises UsageError if it is no text, or far too long."""
-    import os
-
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
     except (OSError, ValueError, AttributeError):
@@ -170,10 +169,10 @@ def piped_text() -> str:
 
 @contextmanager
 def _told_if_waiting() -> Iterator[None]:
-    """Say what is waited for, where it takes long: a program that started this one may keep the pipe open by mistake."""
+    """Say what is waited for, where it takes long: whatever started this program may keep the pipe open by mistake."""
     text = say(
-        "Reading stdin, which is not at its end yet; with `< /dev/null` there is nothing to read.",
-        "正在读取标准输入，尚未结束；加上 `< /dev/null` 则不读取。",
+        f"Waiting for the end of stdin. If there is nothing to read from it, add `< {os.devnull}`.",
+        f"正在等待标准输入结束。若无需从中读取，请加上 `< {os.devnull}`。",
     )
     timer = threading.Timer(STDIN_SECONDS, lambda: print(text, file=sys.stderr, flush=True))
     timer.daemon = True

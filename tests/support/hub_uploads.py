@@ -35,8 +35,8 @@ class Repository:
 
 @dataclass
 class Fault:
-    """The next `times` requests whose line holds `where` get this status, or are cut after `after` bytes of their body; those that
-    are to wait so many `seconds` get no answer at all."""
+    """The next `times` requests whose line holds `where` get this status, or are cut after `after` bytes of their body, having
+    waited so many `seconds`."""
 
     where: str
     status: int | None = None

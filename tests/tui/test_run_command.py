@@ -109,7 +109,7 @@ def test_a_stdin_that_stays_open_is_told(monkeypatch: pytest.MonkeyPatch, capsys
 
         threading.Thread(target=write_late).start()
         assert answer.piped_text() == "the model"
-    assert found == ["Reading stdin, which is not at its end yet; with `< /dev/null` there is nothing to read."]
+    assert found == [f"Waiting for the end of stdin. If there is nothing to read from it, add `< {os.devnull}`."]
 
 
 @pytest.mark.parametrize(("arguments", "stdin"), [((), None), ((), b""), ((" \n",), None), ((), b" \n\n")])
